@@ -1,0 +1,8 @@
+// What lets csrc/core compile for the CPU and for a GPU. Neither torch nor a CUDA runtime is included here.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LPS_FN __host__ __device__ __forceinline__
+#else
+#define LPS_FN inline __attribute__((always_inline))
+#endif

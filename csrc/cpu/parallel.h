@@ -1,0 +1,40 @@
+// Loops over torch's own threads: torch.set_num_threads rules, and a forked child, whose pool did not survive, runs
+// alone.
+#pragma once
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "tensor.h"
+
+namespace lps::cpu {
+
+inline std::atomic<bool> forked{false};
+inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+// body(begin, end) over [0, count) in pieces of at least `grain`.
+template <class Body>
+void parallel_for(int64_t count, int64_t grain, const Body& body) {
+  if (count <= 0) return;
+  if (count <= grain || forked.load(std::memory_order_relaxed)) {
+    body(int64_t{0}, count);
+  } else {
+    torch::stable::parallel_for(0, count, std::max<int64_t>(grain, 1), body);
+  }
+}
+
+// How many items make a piece worth a thread, at `work` nanoseconds or so an item.
+inline int64_t grain_for(double work) {
+  return std::max<int64_t>(1, static_cast<int64_t>(10000.0 / std::max(work, 1e-3)));
+}
+
+// num_nodes of row b, between 0 and n.
+inline int64_t count_nodes(const int64_t* num_nodes, int64_t b, int64_t n) {
+  return num_nodes ? std::min(std::max<int64_t>(num_nodes[b], 0), n) : n;
+}
+
+}  // namespace lps::cpu

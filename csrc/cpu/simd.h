@@ -1,0 +1,132 @@
+// Vectors of the compiler's own kind (GCC and clang), as wide as the level that is being built: no intrinsics but where
+// the language has no word for it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core/macros.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lps::cpu {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// The integers as wide as T: what comparisons of Vec<T> give.
+template <class T>
+using Int = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+template <class T>
+LPS_FN Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+LPS_FN void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+template <class T>
+LPS_FN Vec<T> splat(T x) {
+  return x - Vec<T>{};  // x, not -0, for x = 0
+}
+
+template <class T>
+LPS_FN bool any(Vec<T> mask) {
+  uint64_t words[kVectorBytes / 8];
+  std::memcpy(words, &mask, sizeof(words));
+  uint64_t all = 0;
+  for (uint64_t w : words) all |= w;
+  return all != 0;
+}
+
+// 1 / x to about one ulp: an estimate and a Newton step, where a division of floats would be the loop's bottleneck.
+LPS_FN Vec<double> reciprocal(Vec<double> x) {
+  return 1.0 / x;
+}
+LPS_FN Vec<float> reciprocal(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> r = (Vec<float>)_mm512_rcp14_ps((__m512)x);
+  return r * (2.0f - x * r);
+#elif defined(__AVX2__)
+  const Vec<float> r = (Vec<float>)_mm256_rcp_ps((__m256)x);
+  return r * (2.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// exp(x) for x <= 0: 2^k exp(r) with |r| <= ln(2) / 2 and a Taylor series to below half an ulp. Zero below the smallest
+// normal number.
+template <class T>
+LPS_FN Vec<T> exp_nonpositive(Vec<T> x) {
+  using I = Int<T>;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr T lowest = single ? T(-87.0) : T(-708.0);
+  const Vec<I> zero_mask = x < lowest;
+  x = zero_mask ? splat<T>(0) : x;
+  const Vec<I> k = __builtin_convertvector(x * T(1.4426950408889634) - T(0.5), Vec<I>);
+  const Vec<T> kf = __builtin_convertvector(k, Vec<T>);
+  constexpr T ln2_high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
+  constexpr T ln2_low = single ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
+  const Vec<T> r = (x - kf * ln2_high) - kf * ln2_low;
+  constexpr int terms = single ? 7 : 13;
+  Vec<T> p = splat<T>(1);
+#pragma GCC unroll 13
+  for (int i = terms; i > 0; --i) p = p * r * T(1.0 / i) + T(1);
+  const Vec<I> bits = (k + I(single ? 127 : 1023)) << (single ? 23 : 52);
+  const Vec<T> result = p * (Vec<T>)bits;
+  return zero_mask ? splat<T>(0) : result;
+}
+
+// log(x) for normal x > 0: k ln 2 + 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
+template <class T>
+LPS_FN Vec<T> log_positive(Vec<T> x) {
+  using I = Int<T>;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr int mantissa = single ? 23 : 52;
+  constexpr I root_half = single ? I(0x3F3504F3) : I(0x3FE6A09E667F3BCDll);
+  const Vec<I> bits = (Vec<I>)x;
+  const Vec<I> k = (bits - root_half) >> mantissa;
+  const Vec<T> m = (Vec<T>)(bits - (k << mantissa));
+  const Vec<T> s = (m - T(1)) / (m + T(1));
+  const Vec<T> s2 = s * s;
+  constexpr int terms = single ? 5 : 11;
+  Vec<T> p = splat<T>(T(1.0 / (2 * terms + 1)));
+#pragma GCC unroll 11
+  for (int i = terms - 1; i >= 0; --i) p = p * s2 + T(1.0 / (2 * i + 1));
+  const Vec<T> kf = __builtin_convertvector(k, Vec<T>);
+  constexpr T ln2_high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
+  constexpr T ln2_low = single ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
+  return kf * ln2_high + (T(2) * s * p + kf * ln2_low);
+}
+
+// log(1 + x) for x >= 0, exact to rounding near 0.
+template <class T>
+LPS_FN Vec<T> log1p_nonnegative(Vec<T> x) {
+  const Vec<T> u = T(1) + x;
+  return log_positive<T>(u) + (x - (u - T(1))) / u;
+}
+
+}  // namespace lps::cpu

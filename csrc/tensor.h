@@ -1,0 +1,94 @@
+// Short names for LibTorch's stable ABI. The only file that spells it out.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace lps {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+using OptionalTensor = std::optional<Tensor>;
+
+// Contiguous, copied only where it is not.
+inline Tensor dense(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
+inline OptionalTensor dense(const OptionalTensor& x) {
+  return x ? OptionalTensor(dense(*x)) : std::nullopt;
+}
+
+// Uninitialised, or zero; dtype and device of `like` unless said.
+inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, std::optional<ScalarType> dtype = std::nullopt) {
+  return torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
+}
+
+inline Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, std::optional<ScalarType> dtype = std::nullopt) {
+  return torch::stable::new_zeros(like, {sizes.data(), sizes.size()}, dtype);
+}
+
+template <class T>
+const T* in(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+template <class T>
+const T* in(const OptionalTensor& x) {
+  return x ? in<T>(*x) : nullptr;
+}
+
+template <class T>
+T* out(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+// The dtype in which features or scores are computed.
+template <class T>
+struct ComputeType {
+  using type = float;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+};
+template <class T>
+using Compute = typename ComputeType<T>::type;
+
+template <class T>
+struct Type {
+  using type = T;
+};
+
+// Calls body(Type<T>()) for the C++ type of a floating dtype.
+template <class Body>
+auto floating_switch(ScalarType dtype, const char* op, Body body) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return body(Type<float>());
+    case ScalarType::Double:
+      return body(Type<double>());
+    case ScalarType::BFloat16:
+      return body(Type<BFloat16>());
+    case ScalarType::Half:
+      return body(Type<Half>());
+    default:
+      STD_TORCH_CHECK(false, op, ": expected a floating dtype, got scalar type ", static_cast<int>(dtype));
+  }
+}
+
+inline ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+}  // namespace lps

@@ -1,0 +1,26 @@
+"""Probabilistic symmetrization, fast: group elements, their action on data, and the average over samples."""
+
+from lps_kernels import native  # noqa: F401  (loads the compiled kernels before any op looks for them)
+from lps_kernels.checks import check_finite
+from lps_kernels.elements import Permutation
+from lps_kernels.op import backend
+from lps_kernels.ops.inverse_permute_mean import inverse_permute
+from lps_kernels.ops.permute import permute
+from lps_kernels.ops.sample_permute import sample_permute
+from lps_kernels.ops.soft_sort import SoftSort, softsort
+from lps_kernels.symmetrize import Symmetrized, symmetrize
+from lps_kernels.version import __version__
+
+__all__ = [
+    "Permutation",
+    "SoftSort",
+    "Symmetrized",
+    "__version__",
+    "backend",
+    "check_finite",
+    "inverse_permute",
+    "permute",
+    "sample_permute",
+    "softsort",
+    "symmetrize",
+]

@@ -1,0 +1,155 @@
+"""What every group element is: an immutable holder of tensors that acts on inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lps_kernels import checks
+
+
+class GroupElement:
+    """k samples of a group element for each of b inputs; subclasses say how one sample acts.
+
+    A subclass names its constructor's arguments, in order, in `_fields`; they are its state.
+    """
+
+    _fields: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        pytree.register_pytree_node(
+            cls,
+            lambda g: cls._flatten(g),
+            lambda values, context: cls._unflatten(values, context),
+            serialized_type_name=f"lps_kernels.{cls.__name__}",
+        )
+
+    def _flatten(self) -> tuple[list, tuple]:
+        state = [getattr(self, f"_{name}") for name in self._fields]
+        is_node = [isinstance(value, (Tensor, GroupElement)) for value in state]
+        nodes = [value for value, node in zip(state, is_node) if node]
+        return nodes, tuple((node, None if node else value) for value, node in zip(state, is_node))
+
+    @classmethod
+    def _unflatten(cls, nodes, context):
+        nodes = iter(nodes)
+        g = object.__new__(cls)
+        for name, (node, value) in zip(cls._fields, context):
+            object.__setattr__(g, f"_{name}", next(nodes) if node else value)
+        return g
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable, can't set {name!r}")
+
+    def _set(self, **state) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, f"_{name}", value)
+
+    def _map(self, function: Callable[[Tensor], Tensor]):
+        """The same element with a function applied to each of its tensors."""
+        return pytree.tree_map_only(Tensor, function, self)
+
+    def detach(self):
+        """The same element without gradients."""
+        return self._map(Tensor.detach)
+
+    def to(self, *args, **kwargs):
+        """The same element on another device or with another floating dtype; integers keep theirs."""
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        return self._map(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking))
+
+    @property
+    def batch_size(self) -> int:
+        return self._shape[0]
+
+    @property
+    def n_samples(self) -> int:
+        return self._shape[1]
+
+    def __len__(self) -> int:
+        return self._shape[1]
+
+    def __matmul__(self, other: GroupElement) -> GroupElement:
+        """The product, sample by sample: (g @ h) acts on outputs as h, then g."""
+        if not isinstance(other, GroupElement):
+            return NotImplemented
+        return Composition(self, other)
+
+    def transform_input(self, x: Tensor, order=1) -> Tensor:
+        """g^-1 x for every sample: (b, ...) -> (b, k, ...)."""
+        if order == 0:
+            self._check_leading("x", x, 1)
+            return x[:, None].expand(x.shape[0], self.n_samples, *x.shape[1:])
+        return self._transform_input(x, order)
+
+    def transform_output(
+        self, y: Tensor, order=1, weights: Tensor | None = None, reduce: str | None = "mean"
+    ) -> Tensor:
+        """g y for every sample and the mean over them: (b, k, ...) -> (b, ...), or (b, k, ...) for reduce=None.
+
+        weights (b, k) make it a weighted mean; they are divided by their sum.
+        """
+        if order == 0:
+            self._check_leading("y", y, 2)
+            return self._mean(y, weights, reduce)
+        return self._transform_output(y, order, weights, reduce)
+
+    def _check_leading(self, name: str, x: Tensor, count: int) -> None:
+        wanted = self._shape[:count]
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        if tuple(x.shape[:count]) != wanted:
+            raise ValueError(f"{name}: expected shape ({', '.join(map(str, wanted))}, ...), got {tuple(x.shape)}")
+
+    def _mean(self, y: Tensor, weights: Tensor | None, reduce: str | None) -> Tensor:
+        weights = checks.weights(weights, y, reduce)
+        if reduce is None:
+            return y
+        if weights is None:
+            return y.mean(1)
+        return torch.einsum("bk,bk...->b...", weights.to(y.dtype), y)
+
+
+class Composition(GroupElement):
+    """The product of two elements, kept as both, so that the gradients of both stay exact."""
+
+    _fields = ("left", "right")
+
+    def __init__(self, left: GroupElement, right: GroupElement) -> None:
+        if left._shape[:2] != right._shape[:2]:
+            raise ValueError(f"@: expected as many inputs and samples, got {left._shape[:2]} and {right._shape[:2]}")
+        self._set(left=left, right=right)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self._left._shape
+
+    def __getitem__(self, index) -> Composition:
+        return Composition(self._left[index], self._right[index])
+
+    def __repr__(self) -> str:
+        return f"{self._left!r} @ {self._right!r}"
+
+    def inverse(self) -> Composition:
+        return Composition(self._right.inverse(), self._left.inverse())
+
+    def matrix(self) -> Tensor:
+        return self._left.matrix() @ self._right.matrix()
+
+    def _transform_input(self, x: Tensor, order) -> Tensor:
+        return self._right._each_input(self._left._transform_input(x, order), order)
+
+    def _each_input(self, x: Tensor, order) -> Tensor:
+        return self._right._each_input(self._left._each_input(x, order), order)
+
+    def _transform_output(self, y: Tensor, order, weights: Tensor | None, reduce: str | None) -> Tensor:
+        return self._left._transform_output(self._right._transform_output(y, order, None, None), order, weights, reduce)
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 0:
+            raise ValueError(f"{name}: expected 0 or more, got {size}")

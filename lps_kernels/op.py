@@ -1,0 +1,286 @@
+"""The only glue: a class that makes an operator, with backends and gradients, out of a PyTorch function.
+
+An op is defined by its reference, a plain PyTorch function in `ops/<name>.py`. A kernel of the same name, registered
+by C++ under a dispatch key, replaces it where one is there; `<name>_backward` does the same for its gradient. An op
+without kernels works at once, with gradients, vmap and torch.compile, as the PyTorch function that it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+NAMESPACE = "lps_kernels"
+_library = torch.library.Library(NAMESPACE, "DEF")
+
+# A backend: the device type it serves and the dispatch key under which its kernels are registered.
+BACKENDS = {"cpu": ("cpu", "CPU"), "cuda": ("cuda", "CUDA")}
+_AUTOMATIC = {device: name for name, (device, _) in BACKENDS.items()}
+OPS: dict[str, Op] = {}
+
+_named_backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("lps_kernels_backend", default=None)
+
+
+@contextlib.contextmanager
+def backend(name: str | None) -> Iterator[None]:
+    """Use one backend, and no other, for every op called inside: "cpu", "cuda" or "reference".
+
+    A backend that can't run an op raises where the op is called. None restores the automatic choice.
+
+    >>> import torch, lps_kernels as lk
+    >>> with lk.backend("reference"):
+    ...     x = lk.permute(torch.arange(3.0)[None, :, None], torch.tensor([[[2, 0, 1]]]))
+    >>> assert x.flatten().tolist() == [2.0, 0.0, 1.0]
+    """
+    _check_name(name)
+    token = _named_backend.set(name)
+    try:
+        yield
+    finally:
+        _named_backend.reset(token)
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and name != "reference" and name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, reference or None, got {name!r}")
+
+
+class Op:
+    """An operator: call it like its reference.
+
+    reference: a PyTorch function, annotated as `torch.library.infer_schema` wants it. It is the definition, the shape
+        rule and the fallback gradient.
+    outputs: the names of what it returns.
+    differentiable: the names of the arguments that receive gradients.
+    saves: the names of the outputs that `<name>_backward` wants to see.
+    """
+
+    def __init__(
+        self,
+        reference: Callable,
+        *,
+        outputs: Sequence[str] = ("out",),
+        differentiable: Sequence[str] = (),
+        saves: Sequence[str] = (),
+    ) -> None:
+        schema = torch.library.infer_schema(reference, mutates_args=())
+        name = reference.__name__.lstrip("_")
+        self._define(name, schema, reference, list(inspect.signature(reference).parameters))
+        self.__doc__ = reference.__doc__
+        self.outputs, self.saves = tuple(outputs), tuple(outputs.index(name) for name in saves)
+        self.differentiable = tuple(self.parameters.index(name) for name in differentiable)
+        self._fake = _shapes_of(reference)
+        self._register()
+        self.backward = BackwardOp(self, schema) if differentiable else None
+
+    def _define(self, name: str, schema: str, reference: Callable, parameters: list[str]) -> None:
+        self.name, self.reference, self.parameters = name, reference, parameters
+        _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.kernel = getattr(getattr(torch.ops, NAMESPACE), name).default
+        self.function = _make_function(self)
+        self._runs: dict[str, bool] = {}
+        OPS[name] = self
+
+    def _register(self) -> None:
+        _library.impl(self.name, self.reference, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{self.name}", self._fake, lib=_library)
+        torch.library.register_vmap(f"{NAMESPACE}::{self.name}", self._vmap, lib=_library)
+
+    def __repr__(self) -> str:
+        return f"<lps_kernels op {self.kernel._schema}>"
+
+    def has_kernel(self, name: str) -> bool:
+        """Whether the named backend has a kernel for this op."""
+        if name not in self._runs:
+            key = BACKENDS[name][1]
+            self._runs[name] = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key)
+        return self._runs[name]
+
+    def choose(self, device: str, name: str | None = None) -> str:
+        """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
+        name = name or _named_backend.get()
+        if name is None:
+            name = _AUTOMATIC.get(device, "reference")
+            return name if name != "reference" and self.has_kernel(name) else "reference"
+        _check_name(name)
+        if name != "reference":
+            if BACKENDS[name][0] != device:
+                raise RuntimeError(f"backend {name!r}: {self.name} got tensors on {device}")
+            if not self.has_kernel(name):
+                raise RuntimeError(f"backend {name!r}: {self.name} is not available, see python -m lps_kernels.info")
+        return name
+
+    def __call__(self, *args, backend: str | None = None):
+        device = next(a for a in args if isinstance(a, Tensor)).device.type
+        chosen = self.choose(device, backend)
+        if chosen == "reference":
+            return self.reference(*args)
+        if self.differentiable and is_differentiated(*(args[i] for i in self.differentiable)):
+            return self.function.apply(chosen, *args)
+        return self.kernel(*args)
+
+    def gradient(self, name: str, needs: tuple[bool, ...], grads: tuple, args: tuple, saved: tuple) -> tuple:
+        """Gradients of the differentiable arguments; those that `needs` leaves out may be anything."""
+        if self.backward is None:
+            return _vector_jacobian_product(self, needs, grads, args)
+        chosen = name if self.backward.has_kernel(name) else "reference"
+        mask = sum(1 << i for i, need in enumerate(needs) if need)
+        gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
+        return gradients if isinstance(gradients, tuple) else (gradients,)
+
+    def _vmap(self, info, in_dims, *args):
+        """Fold the mapped axis into the batch axis that every tensor leads with; a seed has none, so then loop."""
+        size = info.batch_size
+        if "seed" in self.parameters:
+            slices = [[a.select(d, i) if d is not None else a for a, d in zip(args, in_dims)] for i in range(size)]
+            outs = [self.kernel(*s) for s in slices]
+            if isinstance(outs[0], Tensor):
+                return torch.stack(outs), 0
+            return tuple(map(torch.stack, zip(*outs))), (0,) * len(outs[0])
+        folded = [
+            (a.movedim(d, 0) if d is not None else a.expand(size, *a.shape)).flatten(0, 1)
+            if isinstance(a, Tensor)
+            else a
+            for a, d in zip(args, in_dims)
+        ]
+        out = self.kernel(*folded)
+        if isinstance(out, Tensor):
+            return out.unflatten(0, (size, out.shape[0] // size)), 0
+        return tuple(o.unflatten(0, (size, o.shape[0] // size)) for o in out), (0,) * len(out)
+
+
+def op(**options) -> Callable[[Callable], Op]:
+    """Decorator: make an `Op`, named like the function less leading underscores, of a reference."""
+    return lambda reference: Op(reference, **options)
+
+
+class BackwardOp(Op):
+    """`<name>_backward`: gradients of the outputs, then the arguments, then the saved outputs, then which are needed.
+
+    needs is a bit mask over the differentiable arguments; a gradient that is not needed comes back empty.
+    """
+
+    def __init__(self, forward: Op, schema: str) -> None:
+        self.forward = forward
+        returns = [r.type for r in forward.kernel._schema.returns]
+        if len(returns) != len(forward.outputs):
+            raise ValueError(f"{forward.name}: expected a name for each of {len(returns)} outputs")
+        inputs, _ = schema[1:].rsplit(") ->", 1)
+        grads = [f"grad_{name}" for name in forward.outputs]
+        saved = [f"saved_{forward.outputs[i]}" for i in forward.saves]
+        parts = [f"Tensor? {g}" for g in grads] + [inputs] + [f"Tensor {s}" for s in saved] + ["SymInt needs"]
+        count = len(forward.differentiable)
+        out = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
+        self.grad_count = len(grads)
+        self._define(
+            f"{forward.name}_backward",
+            f"({', '.join(parts)}) -> {out}",
+            self._reference,
+            [*grads, *forward.parameters, *saved, "needs"],
+        )
+        self.outputs = tuple(f"grad_{forward.parameters[i]}" for i in forward.differentiable)
+        self.saves, self.backward = (), None
+        self.differentiable = (*range(len(grads)), *(i + len(grads) for i in forward.differentiable))
+        self._register()
+
+    def _split(self, args: Sequence) -> tuple[tuple, tuple, list[bool]]:
+        start = self.grad_count
+        needs = [bool(args[-1] >> i & 1) for i in range(len(self.forward.differentiable))]
+        return tuple(args[:start]), tuple(args[start : start + len(self.forward.parameters)]), needs
+
+    def _reference(self, *args):
+        grads, inputs, needs = self._split(args)
+        found = _vector_jacobian_product(self.forward, needs, grads, inputs)
+        like = next(a for a in args if isinstance(a, Tensor))
+        found = tuple(like.new_empty(0) if g is None else g for g in found)
+        return found if len(found) > 1 else found[0]
+
+    def _fake(self, *args):
+        _, inputs, needs = self._split(args)
+        wanted = [inputs[i] for i in self.forward.differentiable]
+        like = next(a for a in args if isinstance(a, Tensor))
+        found = tuple(
+            like.new_empty(0) if t is None or not need else torch.empty_like(t, memory_format=torch.contiguous_format)
+            for t, need in zip(wanted, needs)
+        )
+        return found if len(found) > 1 else found[0]
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a gradient of any of these may be wanted: reverse mode, forward mode or a torch.func transform."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    ):
+        return any(t is not None and t.is_floating_point() for t in tensors)
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _shapes_of(reference: Callable) -> Callable:
+    """The fake of an op: what its reference returns, without strides of its own."""
+
+    def fake(*args):
+        out = reference(*args)
+        if isinstance(out, Tensor):
+            return out.new_empty(out.shape)
+        return tuple(o.new_empty(o.shape) for o in out)
+
+    return fake
+
+
+def _make_function(op: Op) -> type[torch.autograd.Function]:
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(name, *args):
+            return op.kernel(*args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.name, *args = inputs
+            outs = output if isinstance(output, tuple) else (output,)
+            ctx.tensors = [isinstance(a, Tensor) for a in args]
+            ctx.constants = [None if isinstance(a, Tensor) else a for a in args]
+            ctx.mark_non_differentiable(*(o for o in outs if not o.is_floating_point()))
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*(a for a in args if isinstance(a, Tensor)), *(outs[i] for i in op.saves))
+
+        @staticmethod
+        def backward(ctx, *grads):
+            saved = iter(ctx.saved_tensors)
+            args = tuple(next(saved) if t else c for t, c in zip(ctx.tensors, ctx.constants))
+            needs = tuple(ctx.needs_input_grad[i + 1] for i in op.differentiable)
+            found = iter(op.gradient(ctx.name, needs, grads, args, tuple(saved)))
+            gradients = dict(zip(op.differentiable, zip(needs, found)))
+            return None, *(gradients[i][1] if i in gradients and gradients[i][0] else None for i in range(len(args)))
+
+    Function.__name__ = Function.__qualname__ = f"{op.name}_function"
+    return Function
+
+
+def _vector_jacobian_product(op: Op, needs: Sequence[bool], grads: tuple, args: tuple) -> tuple:
+    """Gradients of the reference. torch.func.vjp, because torch.autograd.grad does not compile inside a backward."""
+    wanted = [i for i, need in zip(op.differentiable, needs) if need and args[i] is not None]
+    kept = [i for i, g in enumerate(grads) if g is not None]
+    found: dict[int, Tensor] = {}
+    if wanted and kept:
+
+        def selected(*chosen):
+            full = list(args)
+            for i, a in zip(wanted, chosen):
+                full[i] = a
+            out = op.reference(*full)
+            return tuple((out if isinstance(out, tuple) else (out,))[i] for i in kept)
+
+        _, vjp = torch.func.vjp(selected, *(args[i] for i in wanted))
+        found = dict(zip(wanted, vjp(tuple(grads[i] for i in kept))))
+    for i in wanted:
+        if i not in found:
+            found[i] = torch.zeros_like(args[i])
+    return tuple(found.get(i) for i in op.differentiable)
