@@ -1,4 +1,4 @@
-"""Features with any trailing axes and dtype, as the ops want them: one channel axis, scores in the dtype of the sums."""
+"""Features with any trailing axes and dtype, as the ops want them: one channel axis, and scores in its dtype."""
 
 from __future__ import annotations
 
