@@ -88,7 +88,7 @@ class Op:
         OPS[name] = self
 
     def _register(self) -> None:
-        _library.impl(self.name, self.reference, "CompositeExplicitAutograd")
+        _library.impl(self.name, _fresh(self.reference), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{self.name}", self._fake, lib=_library)
         torch.library.register_vmap(f"{NAMESPACE}::{self.name}", self._vmap, lib=_library)
 
@@ -219,6 +219,24 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     ):
         return any(t is not None and t.is_floating_point() for t in tensors)
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _fresh(reference: Callable) -> Callable:
+    """A reference whose outputs are what an operator's must be, and what the fake says: contiguous and no view."""
+
+    def run(*args):
+        tensors = [a for a in args if isinstance(a, Tensor)]
+
+        def fresh(o: Tensor) -> Tensor:
+            if any(torch._C._is_alias_of(o, a) for a in tensors):
+                o = o.clone(memory_format=torch.contiguous_format)
+            tensors.append(o.contiguous())
+            return tensors[-1]
+
+        out = reference(*args)
+        return fresh(out) if isinstance(out, Tensor) else tuple(map(fresh, out))
+
+    return run
 
 
 def _shapes_of(reference: Callable) -> Callable:
