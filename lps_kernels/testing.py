@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,8 +17,8 @@ from lps_kernels.op import BACKENDS, OPS, BackwardOp, Op
 from lps_kernels.ops.rows import compute_dtype, valid_nodes
 from lps_kernels.ops.soft_sort import _soft_sort
 
-# What a float32 result may differ by beyond three times the error of the reference: rounding of a few operations,
-# which matters where the reference happens to be exact. In units of the dtype's eps times the rms of the result.
+# What a result may err by where the reference happens to be exact, in units of the dtype's eps times the rms of the
+# result times the square root of how many terms are added.
 FLOOR = 4.0
 EXACT = 1e-10  # of float64 results, relative to the largest entry
 
@@ -204,7 +205,7 @@ def widen(args: Sequence) -> list:
     return [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
 
 
-def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, factor: float = 3.0) -> None:
+def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, terms: int = 1, factor: float = 3.0) -> None:
     """got errs, against want in float64, at most `factor` times as much as base does; float64 agrees to 1e-10."""
     assert got.shape == want.shape, f"{what}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}"
     assert got.dtype == base.dtype, f"{what}: expected {base.dtype}, got {got.dtype}"
@@ -217,7 +218,7 @@ def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, factor: flo
     if got.dtype == torch.float64:
         error, allowed = (got - want).abs().max(), EXACT * (want.abs().max() + 1e-3)
     else:
-        floor = FLOOR * torch.finfo(got.dtype).eps * (_rms(want) + 1e-6)
+        floor = FLOOR * math.sqrt(terms) * torch.finfo(got.dtype).eps * (_rms(want) + 1e-6)
         error, allowed = _rms(got.double() - want), factor * _rms(base.double() - want) + floor
     assert bool(error <= allowed), f"{what}: error {error:.3e}, allowed {allowed:.3e}"
 
