@@ -19,14 +19,16 @@ TAU, N_ITER = 0.01, 20
 
 def published(scores: Tensor, num_nodes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """scores (b, k, n) -> the straight-through matrix and the relaxed one, (b, k, n, n): P[perm[r], r] = 1."""
-    n = scores.shape[-1]
     pair = None
     if num_nodes is not None:
-        valid = torch.arange(n) < num_nodes[:, None]
-        pair = (valid[:, :, None] & valid[:, None, :])[:, None]
-        scores = scores.masked_fill(~valid[:, None], 0)
+        valid, pair = _valid(num_nodes, scores.shape[-1])
+        scores = scores.masked_fill(~valid, 0)
     s = scores / scores.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-6)
-    t, perm = s.sort(-1, descending=True)
+    if pair is None:
+        t, perm = s.sort(-1, descending=True)
+    else:
+        t, perm = s.masked_fill(~valid, float("-inf")).sort(dim=-1, descending=True, stable=True)
+        t = t.masked_fill(~valid, 0)
     log_p = (s[..., :, None] - t[..., None, :]).abs() / -TAU
     for _ in range(N_ITER):
         for axis in (-1, -2):
@@ -37,15 +39,28 @@ def published(scores: Tensor, num_nodes: Tensor | None = None) -> tuple[Tensor, 
                 log_p = torch.where(log_p.isfinite(), log_p, float("-inf"))
     soft = log_p.exp()
     hard = torch.zeros_like(soft).scatter(-2, perm[..., None, :], 1)
+    if pair is not None:
+        hard = hard * pair
     return (hard - soft).detach() + soft, soft
+
+
+def _valid(num_nodes: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Which nodes are real, (b, 1, n), and which pairs of them, (b, 1, n, n)."""
+    valid = torch.arange(n) < num_nodes[:, None, None]
+    return valid, valid[..., :, None] & valid[..., None, :]
 
 
 def published_entropy(soft: Tensor, num_nodes: Tensor | None = None) -> Tensor:
     """The penalty, a scalar, from the relaxed matrices (b, k, n, n)."""
-    p = soft.clamp(min=1e-12)
+    p, pair = soft.clamp(min=1e-12), None
+    if num_nodes is not None:
+        _, pair = _valid(num_nodes, soft.shape[-1])
+        p = torch.where(pair, p, soft)
     total = 0.0
     for axis in (-2, -1):
-        q = p / p.sum(axis, keepdim=True)
+        q = p / p.sum(axis, keepdim=True).clamp(min=1e-12)
+        if pair is not None:
+            q = torch.where(pair, q, 1)
         total = total - (q * q.log()).sum(axis)
     return total.mean() if num_nodes is None else (total.mean(1).sum(1) / num_nodes).mean()
 
