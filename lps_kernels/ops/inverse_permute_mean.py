@@ -7,7 +7,7 @@ from torch import Tensor
 from lps_kernels import checks
 from lps_kernels.op import op
 from lps_kernels.ops.features import flatten, soft_arguments, unflatten
-from lps_kernels.ops.rows import apply_matrix, compute_dtype, sorted_matrix, valid_nodes
+from lps_kernels.ops.rows import apply_matrix, axis_shape, compute_dtype, sorted_matrix, valid_nodes
 from lps_kernels.ops.soft_sort import SoftSort
 
 
@@ -35,10 +35,9 @@ def _inverse_permute_mean(
     valid = valid_nodes(num_nodes, n, y.device).expand(b, k, n)
     inverse = perm.argsort(-1)
     for axis in range(2, 2 + order):
-        shape = [b, k] + [n if i == axis else 1 for i in range(2, y.dim())]
-        x = x.masked_fill(~valid.view(shape), 0)
-        x = apply_matrix(x, delta, axis, transpose=False)
-        x = x.gather(axis, inverse.view(shape).expand(x.shape))
+        shape = axis_shape(x, axis)
+        x = apply_matrix(x.masked_fill(~valid.view(shape), 0), delta, axis, transpose=False)
+        x = x.masked_fill(~valid.view(shape), 0).gather(axis, inverse.view(shape).expand(x.shape))
     if mean:
         x = x.sum(1) / k if weights is None else (x * weights.view(b, k, *[1] * (x.dim() - 2))).sum(1)
     return x.to(y.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lps_kernels import checks
 from lps_kernels.op import op
 from lps_kernels.ops.features import flatten, soft_arguments, unflatten
-from lps_kernels.ops.rows import apply_matrix, compute_dtype, sorted_matrix, valid_nodes
+from lps_kernels.ops.rows import apply_matrix, axis_shape, compute_dtype, sorted_matrix, valid_nodes
 from lps_kernels.ops.soft_sort import SoftSort
 
 
@@ -34,11 +34,10 @@ def _permute(
     delta = sorted_matrix(t, row, col, tau, hard)
     valid = valid_nodes(num_nodes, n, x.device).expand(b, k, n)
     for axis in range(2, 2 + order):
-        shape = [b, k] + [n if i == axis else 1 for i in range(2, y.dim())]
-        y = y.gather(axis, perm.view(shape).expand(y.shape))
-        y = y.masked_fill(~valid.view(shape), 0)
+        shape = axis_shape(y, axis)
+        y = y.gather(axis, perm.view(shape).expand(y.shape)).masked_fill(~valid.view(shape), 0)
     for axis in range(2, 2 + order):
-        y = apply_matrix(y, delta, axis, transpose=True)
+        y = apply_matrix(y, delta, axis, transpose=True).masked_fill(~valid.view(axis_shape(y, axis)), 0)
     return y.to(x.dtype)
 
 

@@ -48,3 +48,8 @@ def apply_matrix(x: Tensor, delta: Tensor | None, axis: int, transpose: bool) ->
     finite = torch.where(moved.isfinite(), moved, 0)  # a gather does not spread inf over a column; nor does this
     pattern = "bkij,bki...->bkj..." if transpose else "bkij,bkj...->bki..."
     return (moved + torch.einsum(pattern, delta, finite)).movedim(2, axis)
+
+
+def axis_shape(x: Tensor, axis: int) -> list[int]:
+    """The shape in which a (b, k, n) tensor broadcasts along one axis of x (b, k, ...)."""
+    return [size if i in (0, 1, axis) else 1 for i, size in enumerate(x.shape)]
