@@ -51,3 +51,18 @@ def apply_sorted(
             moved = torch.einsum(pattern, soft, moved)
         x = moved.movedim(2, axis)
     return x
+
+
+def along(perm: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A (b, k, n) tensor in the shape in which it broadcasts along one axis of x (b, k, ...)."""
+    return perm.view([size if i in (0, 1, axis) else 1 for i, size in enumerate(x.shape)])
+
+
+def mask_nodes(x: Tensor, num_nodes: Tensor | None, order: int) -> Tensor:
+    """x (b, k, n, c) or (b, k, n, n, c) with zero at padding."""
+    if num_nodes is None:
+        return x
+    padding = ~valid_nodes(num_nodes, x.shape[2], x.device).expand(x.shape[:3])
+    for axis in range(2, 2 + order):
+        x = x.masked_fill(along(padding, x, axis), 0)
+    return x
