@@ -95,7 +95,7 @@ def stretch(run: Callable[[], Any], inner: int) -> float:
     return (time.perf_counter() - start) / inner
 
 
-def interleaved(work: Work, rounds: int, budget: float = 60.0) -> dict[str, list[float]]:
+def interleaved(work: Work, rounds: int, budget: float) -> dict[str, list[float]]:
     """Seconds a call of every run, in rounds that take each in turn, fewer than `rounds` where `budget` seconds end.
 
     Warm: every run is called before. The order turns by one each round, so that no run is always behind the same one.
