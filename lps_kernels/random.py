@@ -66,4 +66,6 @@ def row_words(seed: Tensor, rows: int, n: int, per_element: int, stream: int) ->
     index = torch.arange(calls, device=seed.device)
     row = torch.arange(rows, device=seed.device)[:, None]
     words = torch.stack(philox(seed, (index, row & _MASK, row >> 32, stream)), dim=-1)
-    return words.reshape(rows, calls * 4)[:, : n * per_element].reshape(rows, n, per_element)
+    # An index and not a slice: torch.compile would compile anew where n * per_element is a multiple of four.
+    used = torch.arange(n * per_element, device=seed.device)
+    return words.flatten(1).index_select(1, used).reshape(rows, n, per_element)
