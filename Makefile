@@ -17,7 +17,7 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test build bench fuzz sanitize lint readme wheel docs info clean distclean
+.PHONY: demo test build bench fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -44,6 +44,11 @@ lint: $(VENV)/.packages
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/python -m benchmarks.readme
+
+format: $(VENV)/.packages
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 readme: $(VENV)/.packages
 	$(BIN)/python -m benchmarks.readme --write
