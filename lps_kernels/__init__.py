@@ -4,6 +4,7 @@ from lps_kernels import native  # noqa: F401  (loads the compiled kernels before
 from lps_kernels.checks import check_finite
 from lps_kernels.elements import Permutation
 from lps_kernels.op import backend
+from lps_kernels.ops.gram_schmidt import gram_schmidt
 from lps_kernels.ops.inverse_permute_mean import inverse_permute
 from lps_kernels.ops.permute import permute
 from lps_kernels.ops.sample_permute import sample_permute
@@ -18,6 +19,7 @@ __all__ = [
     "__version__",
     "backend",
     "check_finite",
+    "gram_schmidt",
     "inverse_permute",
     "permute",
     "sample_permute",

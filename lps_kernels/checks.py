@@ -178,3 +178,24 @@ def weights(w: Tensor | None, y: Tensor, reduce: str | None) -> Tensor | None:
     same_device("weights", w, y.device)
     w = w.to(torch.float64 if y.dtype in (torch.float64, torch.complex128) else torch.float32)
     return w / w.sum(1, keepdim=True)
+
+
+def vectors(v: Tensor, special: bool) -> None:
+    """(..., d, m) with m <= d, floating or complex."""
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v: expected a tensor (..., d, m), got {type(v).__name__}")
+    if v.layout != torch.strided:
+        raise TypeError(f"v: expected a dense tensor, got layout {v.layout}")
+    if v.dim() < 2:
+        raise ValueError(f"v: expected shape (..., d, m), got {tuple(v.shape)}")
+    if v.dtype not in (torch.complex64, torch.complex128):
+        floating("v", v)
+    d, m = v.shape[-2:]
+    if m > d:
+        raise ValueError(f"v: expected no more than d = {d} columns, got {m}")
+    if not isinstance(special, bool):
+        raise TypeError(f"special: expected a bool, got {type(special).__name__}")
+    if special and m != d:
+        raise ValueError(f"special: expected square matrices for a determinant of 1, got {d} x {m}")
+    if special and v.is_complex():
+        raise ValueError("special: expected real vectors, got complex ones")
