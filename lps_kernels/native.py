@@ -11,7 +11,8 @@ import torch
 LEVELS = ("avx512", "avx2", "default")
 _NAMES = {"AVX512": "avx512", "AVX512_VNNI": "avx512", "AMX": "avx512", "AVX10_2": "avx512", "AVX2": "avx2"}
 
-here = Path(__file__).parent
+# LPS_KERNELS_LIBRARY_DIR names another build of the same sources, one with sanitizers for example.
+here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR", Path(__file__).parent))
 loaded: str | None = None
 reason = ""
 

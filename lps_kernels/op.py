@@ -25,6 +25,7 @@ _AUTOMATIC = {device: name for name, (device, _) in BACKENDS.items()}
 OPS: dict[str, Op] = {}
 
 _named_backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("lps_kernels_backend", default=None)
+_traced_backend: str | None = None  # the same for torch.compile, which can't read a ContextVar but guards a global
 
 
 @contextlib.contextmanager
@@ -38,12 +39,16 @@ def backend(name: str | None) -> Iterator[None]:
     ...     x = lk.permute(torch.arange(3.0)[None, :, None], torch.tensor([[[2, 0, 1]]]))
     >>> assert x.flatten().tolist() == [2.0, 0.0, 1.0]
     """
+    global _traced_backend
     _check_name(name)
-    token = _named_backend.set(name)
+    token = None if torch.compiler.is_compiling() else _named_backend.set(name)
+    before, _traced_backend = _traced_backend, name
     try:
         yield
     finally:
-        _named_backend.reset(token)
+        _traced_backend = before
+        if token is not None:
+            _named_backend.reset(token)
 
 
 def _check_name(name: str | None) -> None:
@@ -88,7 +93,7 @@ class Op:
         OPS[name] = self
 
     def _register(self) -> None:
-        _library.impl(self.name, self.reference, "CompositeExplicitAutograd")
+        _library.impl(self.name, _fresh(self.reference), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{self.name}", self._fake, lib=_library)
         torch.library.register_vmap(f"{NAMESPACE}::{self.name}", self._vmap, lib=_library)
 
@@ -104,7 +109,7 @@ class Op:
 
     def choose(self, device: str, name: str | None = None) -> str:
         """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
-        name = name or _named_backend.get()
+        name = name or (_traced_backend if torch.compiler.is_compiling() else _named_backend.get())
         if name is None:
             name = _AUTOMATIC.get(device, "reference")
             return name if name != "reference" and self.has_kernel(name) else "reference"
@@ -219,6 +224,24 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     ):
         return any(t is not None and t.is_floating_point() for t in tensors)
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _fresh(reference: Callable) -> Callable:
+    """A reference whose outputs are what an operator's must be, and what the fake says: contiguous and no view."""
+
+    def run(*args):
+        tensors = [a for a in args if isinstance(a, Tensor)]
+
+        def fresh(o: Tensor) -> Tensor:
+            if any(torch._C._is_alias_of(o, a) for a in tensors):
+                o = o.clone(memory_format=torch.contiguous_format)
+            tensors.append(o.contiguous())
+            return tensors[-1]
+
+        out = reference(*args)
+        return fresh(out) if isinstance(out, Tensor) else tuple(map(fresh, out))
+
+    return run
 
 
 def _shapes_of(reference: Callable) -> Callable:

@@ -68,10 +68,10 @@ LPS_FN Vec<double> reciprocal(Vec<double> x) {
 LPS_FN Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> r = (Vec<float>)_mm512_rcp14_ps((__m512)x);
-  return r * (2.0f - x * r);
+  return r + r * (1.0f - x * r);
 #elif defined(__AVX2__)
   const Vec<float> r = (Vec<float>)_mm256_rcp_ps((__m256)x);
-  return r * (2.0f - x * r);
+  return r + r * (1.0f - x * r);
 #else
   return 1.0f / x;
 #endif

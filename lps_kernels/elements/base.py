@@ -137,7 +137,9 @@ class Composition(GroupElement):
         return Composition(self._right.inverse(), self._left.inverse())
 
     def matrix(self) -> Tensor:
-        return self._left.matrix() @ self._right.matrix()
+        left, right = self._left.matrix(), self._right.matrix()
+        dtype = torch.promote_types(left.dtype, right.dtype)  # that of one without scores is only the default
+        return left.to(dtype) @ right.to(dtype)
 
     def _transform_input(self, x: Tensor, order) -> Tensor:
         return self._right._each_input(self._left._transform_input(x, order), order)

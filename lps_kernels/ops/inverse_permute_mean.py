@@ -7,7 +7,7 @@ from torch import Tensor
 from lps_kernels import checks
 from lps_kernels.op import op
 from lps_kernels.ops.features import flatten, soft_arguments, unflatten
-from lps_kernels.ops.rows import apply_matrix, compute_dtype, sorted_matrix, valid_nodes
+from lps_kernels.ops.rows import along, apply_sorted, compute_dtype, mask_nodes
 from lps_kernels.ops.soft_sort import SoftSort
 
 
@@ -29,16 +29,13 @@ def _inverse_permute_mean(
 
     weights (b, k) multiply the samples, which are then summed; without them each counts 1 / k.
     """
-    b, k, n = perm.shape
+    b, k, _ = perm.shape
     x = y.to(compute_dtype(y.dtype)) if mean or t is not None else y
-    delta = sorted_matrix(t, row, col, tau, hard)
-    valid = valid_nodes(num_nodes, n, y.device).expand(b, k, n)
+    x = apply_sorted(mask_nodes(x, num_nodes, order), t, row, col, tau, hard, order, back=True)
+    x = mask_nodes(x, num_nodes, order)  # again: no gradient comes from padding
     inverse = perm.argsort(-1)
     for axis in range(2, 2 + order):
-        shape = [b, k] + [n if i == axis else 1 for i in range(2, y.dim())]
-        x = x.masked_fill(~valid.view(shape), 0)
-        x = apply_matrix(x, delta, axis, transpose=False)
-        x = x.gather(axis, inverse.view(shape).expand(x.shape))
+        x = x.gather(axis, along(inverse, x, axis).expand(x.shape))
     if mean:
         x = x.sum(1) / k if weights is None else (x * weights.view(b, k, *[1] * (x.dim() - 2))).sum(1)
     return x.to(y.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lps_kernels import checks
 from lps_kernels.op import op
 from lps_kernels.ops.features import flatten, soft_arguments, unflatten
-from lps_kernels.ops.rows import apply_matrix, compute_dtype, sorted_matrix, valid_nodes
+from lps_kernels.ops.rows import along, apply_sorted, compute_dtype, mask_nodes
 from lps_kernels.ops.soft_sort import SoftSort
 
 
@@ -27,19 +27,13 @@ def _permute(
 
     t, row, col (b, k, n) in the dtype that x is computed in; without them the permutation is a constant.
     """
-    b, k, n = perm.shape
-    y = x[:, None].expand(b, k, *x.shape[1:])
+    y = x[:, None].expand(*perm.shape[:2], *x.shape[1:])
     if t is not None:
         y = y.to(compute_dtype(x.dtype))
-    delta = sorted_matrix(t, row, col, tau, hard)
-    valid = valid_nodes(num_nodes, n, x.device).expand(b, k, n)
     for axis in range(2, 2 + order):
-        shape = [b, k] + [n if i == axis else 1 for i in range(2, y.dim())]
-        y = y.gather(axis, perm.view(shape).expand(y.shape))
-        y = y.masked_fill(~valid.view(shape), 0)
-    for axis in range(2, 2 + order):
-        y = apply_matrix(y, delta, axis, transpose=True)
-    return y.to(x.dtype)
+        y = y.gather(axis, along(perm, y, axis).expand(y.shape))
+    y = apply_sorted(mask_nodes(y, num_nodes, order), t, row, col, tau, hard, order, back=False)
+    return mask_nodes(y, num_nodes, order).to(x.dtype)  # again: no gradient comes from padding
 
 
 def permute(

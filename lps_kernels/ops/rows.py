@@ -29,22 +29,40 @@ def soft_matrix(t: Tensor, row: Tensor, col: Tensor, tau: float) -> Tensor:
     return row[..., :, None] * laplace_kernel(t, tau) * col[..., None, :]
 
 
-def sorted_matrix(t: Tensor | None, row: Tensor | None, col: Tensor | None, tau: float, hard: bool) -> Tensor | None:
-    """What is added to the identity to apply a permutation that is already sorted; None where that is nothing.
+def apply_sorted(
+    x: Tensor, t: Tensor | None, row: Tensor | None, col: Tensor | None, tau: float, hard: bool, order: int, back: bool
+) -> Tensor:
+    """P x, or its transpose unless back, along the node axes of x (b, k, n, c) or (b, k, n, n, c), sorted already.
 
-    Soft: P - 1. Hard: zero, with the gradient of P (straight-through).
+    Hard: x itself with the gradient of the soft matrix (straight-through); without t a constant.
     """
     if t is None:
-        return None
-    soft = soft_matrix(t, row, col, tau)
-    return soft - (soft.detach() if hard else torch.eye(t.shape[-1], dtype=t.dtype, device=t.device))
-
-
-def apply_matrix(x: Tensor, delta: Tensor | None, axis: int, transpose: bool) -> Tensor:
-    """(1 + delta) x, or its transpose, along one axis of x (b, k, ..., c) after the first two."""
-    if delta is None:
         return x
-    moved = x.movedim(axis, 2)
-    finite = torch.where(moved.isfinite(), moved, 0)  # a gather does not spread inf over a column; nor does this
-    pattern = "bkij,bki...->bkj..." if transpose else "bkij,bkj...->bki..."
-    return (moved + torch.einsum(pattern, delta, finite)).movedim(2, axis)
+    soft = soft_matrix(t, row, col, tau)
+    pattern = "bkij,bkj...->bki..." if back else "bkij,bki...->bkj..."
+    for axis in range(2, 2 + order):
+        moved = x.movedim(axis, 2)
+        if hard:
+            finite = torch.where(
+                moved.isfinite(), moved, 0
+            )  # a gather does not spread inf over a column; nor does this
+            moved = moved + torch.einsum(pattern, soft - soft.detach(), finite)
+        else:
+            moved = torch.einsum(pattern, soft, moved)
+        x = moved.movedim(2, axis)
+    return x
+
+
+def along(perm: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A (b, k, n) tensor in the shape in which it broadcasts along one axis of x (b, k, ...)."""
+    return perm.view([size if i in (0, 1, axis) else 1 for i, size in enumerate(x.shape)])
+
+
+def mask_nodes(x: Tensor, num_nodes: Tensor | None, order: int) -> Tensor:
+    """x (b, k, n, c) or (b, k, n, n, c) with zero at padding."""
+    if num_nodes is None:
+        return x
+    padding = ~valid_nodes(num_nodes, x.shape[2], x.device).expand(x.shape[:3])
+    for axis in range(2, 2 + order):
+        x = x.masked_fill(along(padding, x, axis), 0)
+    return x

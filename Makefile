@@ -1,0 +1,94 @@
+# Everything runs in .venv, which the first target that needs it makes: Python >= 3.10, make and a C++17 compiler are
+# enough. Stamps in it tell what is done, so a second run starts at once and changed C++ sources are built again.
+PYTHON ?= python3
+VENV ?= .venv
+# Which torch goes into .venv. Where plain pip would take a build with CUDA and the one for CPUs is wanted:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+LPS_FUZZ_EXAMPLES ?= 20000
+
+BIN := $(VENV)/bin
+SOURCES := CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
+CPP := $(filter-out CMakeLists.txt,$(SOURCES))
+export PATH := $(abspath $(BIN)):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test build bench fuzz sanitize lint readme wheel docs info clean distclean
+.DELETE_ON_ERROR:
+
+demo: build
+	$(BIN)/python -m benchmarks.demo
+
+test: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+build: $(VENV)/.built
+
+info: build
+	$(BIN)/python -m lps_kernels.info
+
+# Paired comparisons; writes benchmarks/results/<machine>.json, a plot beside it, and README's block of ratios.
+bench: build
+	$(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-json=build/benchmark.json $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.readme --write
+
+fuzz: build
+	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest tests -k fuzz $(PYTEST_ARGS)
+
+lint: $(VENV)/.packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/python -m benchmarks.readme
+
+readme: $(VENV)/.packages
+	$(BIN)/python -m benchmarks.readme --write
+
+wheel: $(VENV)/.packages
+	$(BIN)/pip wheel --no-deps --no-build-isolation -w dist .
+
+docs: $(VENV)/.packages
+	$(BIN)/pip install -q pdoc
+	$(BIN)/pdoc --docformat google -o build/docs lps_kernels
+
+# AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own and only for the level that runs here.
+# libstdc++ is loaded first too, because the sanitizer looks for its __cxa_throw at start. Compilers of their own
+# (torch.compile) and bounds on memory know nothing of sanitizers and are left out.
+SANITIZED := build/sanitize
+SANITIZE_TESTS ?= -k "not compile and not memory and not export and not fuzz"
+sanitize: $(VENV)/.packages
+	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.supported()[0])") && \
+	cmake -S . -B $(SANITIZED) -G Ninja -DLPS_CPU_LEVELS=$$level -DLPS_SANITIZE=address,undefined \
+	  -DTORCH_ROOT=$$($(BIN)/python -c "import torch; print(torch.__path__[0])") > /dev/null
+	cmake --build $(SANITIZED)
+	cmake --install $(SANITIZED) --prefix $(SANITIZED)/library > /dev/null
+	LPS_KERNELS_LIBRARY_DIR=$(SANITIZED)/library \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(BIN)/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS) $(PYTEST_ARGS)
+
+clean:
+	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.built
+
+distclean: clean
+	rm -rf $(VENV)
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+# The kernels are built by the next rule, in sight and only where they changed.
+$(VENV)/.packages: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -q "setuptools>=77" "cmake>=3.26" ninja
+	LPS_KERNELS_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages setup.py $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@

@@ -1,0 +1,43 @@
+"""call_overhead: what a call costs where there is next to nothing to compute, beside the eager reference."""
+
+import torch
+
+import lps_kernels as lk
+from benchmarks.measure import OURS, Case, Work
+
+CASES = [
+    Case(f"{op}, 8 rows n=8, {way}", {"op": op, "grad": way != "forward"}, quick=op == "transform_input")
+    for op in ("from_scores", "transform_input", "transform_output", "entropy")
+    for way in ("forward", "forward+backward")
+]
+
+
+def build(op: str, grad: bool, b: int = 8, n: int = 8, c: int = 8) -> Work:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(b, 1, n, generator=generator).requires_grad_(grad)
+    x = torch.randn(b, n, c, generator=generator).requires_grad_(grad)
+    y_k = torch.randn(b, 1, n, c, generator=generator).requires_grad_(grad)
+    fixed = lk.Permutation.from_scores(scores)
+    # Elements that start a graph of their own, so that backward is that of the op alone.
+    g = lk.Permutation(fixed.perm, *(_leaf(s) for s in (fixed._t, fixed._row, fixed._col)), None)
+    functions = {
+        "from_scores": (lambda: lk.Permutation.from_scores(scores)._t, [scores]),
+        "transform_input": (lambda: g.transform_input(x), [x, g._t]),
+        "transform_output": (lambda: g.transform_output(y_k), [y_k, g._t]),
+        "entropy": (lambda: g.entropy(), [g._t]),
+    }
+    forward, inputs = functions[op]
+    ones = torch.ones_like(forward()) if grad else None
+
+    def ours():
+        return torch.autograd.grad(forward(), inputs, ones, allow_unused=True) if grad else forward()
+
+    def reference():
+        with lk.backend("reference"):
+            return ours()
+
+    return Work({OURS: ours, "reference": reference}, 4 * b * n * c, tolerance=1e-4)
+
+
+def _leaf(part):
+    return None if part is None else part.detach().clone().requires_grad_(part.requires_grad)

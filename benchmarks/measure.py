@@ -1,0 +1,123 @@
+"""Times of functions in interleaved rounds, and ratios of them in pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+OURS = "lps_kernels"
+COPY = "copy"
+TARGET = 0.01  # seconds a timed stretch lasts at least, so that the clock and the loop cost nothing
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a case table: sizes for the module's `build`, and the ratios that are aimed at."""
+
+    label: str
+    sizes: dict[str, Any]
+    goals: dict[str, float] = field(default_factory=dict)  # rival -> ratio
+    quick: bool = False  # small enough for --quick
+    sweep: bool = False  # a point of the plot of ratio against n
+    compiled: bool = True  # torch.compile the rivals too
+
+
+@dataclass
+class Work:
+    """What a case runs: this library under the name OURS, its rivals, and the bytes that any of them has to move."""
+
+    runs: dict[str, Callable[[], Any]]
+    moved: int
+    compilable: dict[str, Callable[[], Callable[[], Any]]] = field(default_factory=dict)  # makes the compiled run
+    threads: dict[str, int] = field(default_factory=dict)  # runs that want another number of threads
+    factors: dict[str, float] = field(default_factory=dict)  # run -> its size over ours: the growth is reported
+    tolerance: float | None = 1e-3  # of the largest entry; None where results are random or of another shape
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios rival / ours, with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def paired_ratio(rival: list[float], ours: list[float]) -> Ratio:
+    ratios = np.array(rival) / np.array(ours)
+    draws = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def copy_of(count: int) -> Callable[[], Any]:
+    """A plain copy that moves `count` bytes, half of them read and half written."""
+    source = torch.ones(max(count // 8, 1))
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def verify(name: str, found: Any, expected: Any, tolerance: float) -> None:
+    """No speed-up of something else: results have to agree before they are timed."""
+    pairs = list(zip(_tensors(found), _tensors(expected), strict=True))
+    for i, (a, b) in enumerate(pairs):
+        error = (a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30)
+        if not error < tolerance:
+            raise AssertionError(f"{name}: result {i} is off by {float(error):.1e} of its largest entry")
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in _tensors(part)]
+
+
+@contextlib.contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def stretch(run: Callable[[], Any], inner: int) -> float:
+    """Mean seconds of `inner` calls in a row."""
+    start = time.perf_counter()
+    for _ in range(inner):
+        run()
+    return (time.perf_counter() - start) / inner
+
+
+def interleaved(work: Work, rounds: int, budget: float = 60.0) -> dict[str, list[float]]:
+    """Seconds a call of every run, in rounds that take each in turn, fewer than `rounds` where `budget` seconds end.
+
+    Warm: every run is called before. The order turns by one each round, so that no run is always behind the same one.
+    """
+    names = list(work.runs)
+    inner, times = {}, {name: [] for name in names}
+    for name in names:
+        with using_threads(work.threads.get(name)):
+            work.runs[name]()
+            once = stretch(work.runs[name], 1)
+            once = stretch(work.runs[name], max(1, min(100, int(TARGET / 4 / once))))
+            inner[name] = max(1, int(TARGET / once))
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for i in range(rounds):
+            if i >= 3 and time.perf_counter() - start > budget:
+                break
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                with using_threads(work.threads.get(name)):
+                    times[name].append(stretch(work.runs[name], inner[name]))
+    finally:
+        gc.enable()
+    return times

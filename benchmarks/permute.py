@@ -1,0 +1,64 @@
+"""permute: edges in, P^T A P, alone and with the gradients of edges and scores."""
+
+import torch
+
+import lps_kernels as lk
+from benchmarks import rivals
+from benchmarks.measure import OURS, Case, Work
+
+CASES = [
+    Case("edges forward, 16 graphs n=188 c=4", {"b": 16, "n": 188, "c": 4}, {"copy of the output": 0.8}, quick=True),
+    Case("edges forward, 4 graphs n=444 c=8", {"b": 4, "n": 444, "c": 8}, {"copy of the output": 0.8}),
+    Case(
+        "edges and scores forward+backward, 8 graphs n=188 c=4",
+        {"b": 8, "n": 188, "c": 4, "grad": True},
+        {"einsum": 25},
+    ),
+    Case(
+        "edges and scores forward+backward, 2 graphs n=444 c=8",
+        {"b": 2, "n": 444, "c": 8, "grad": True},
+        {"einsum": 25},
+    ),
+]
+
+
+def build(b: int, n: int, c: int, grad: bool = False) -> Work:
+    generator = torch.Generator().manual_seed(0)
+    edges = torch.randn(b, n, n, c, generator=generator)
+    scores = torch.randn(b, 1, n, generator=generator)
+    return _gradient(edges, scores, generator) if grad else _forward(edges, scores)
+
+
+def _forward(edges, scores) -> Work:
+    g = lk.Permutation.from_scores(scores)
+    out = g.transform_input(edges, order=2)
+    kept = torch.empty_like(out)
+    runs = {
+        OURS: lambda: g.transform_input(edges, order=2),
+        "copy of the output": out.clone,
+        "copy into a buffer": lambda: kept.copy_(out),
+    }
+    return Work(runs, edges.nbytes + out.nbytes)
+
+
+def _gradient(edges, scores, generator) -> Work:
+    """Ours goes all the way to the scores; the rivals stop at their dense matrix, whose Sinkhorn they are spared."""
+    edges.requires_grad_()
+    scores.requires_grad_()
+    matrix = rivals.published(scores)[0].detach().requires_grad_()
+    grad = torch.randn(edges[:, None].shape, generator=generator)
+
+    def ours():
+        y = lk.Permutation.from_scores(scores, tau=rivals.TAU, n_iter=rivals.N_ITER).transform_input(edges, order=2)
+        return torch.autograd.grad(y, (edges, scores), grad)[0]
+
+    def dense(function):
+        def run():
+            return torch.autograd.grad(function(edges, matrix), (edges, matrix), grad)[0]
+
+        return run
+
+    functions = {"einsum": rivals.edge_einsum, "matmul": rivals.edge_matmul}
+    runs = {OURS: ours, **{name: dense(f) for name, f in functions.items()}}
+    compilable = {name: lambda f=f: dense(torch.compile(f)) for name, f in functions.items()}
+    return Work(runs, 4 * edges.nbytes + 3 * scores.nbytes, compilable)

@@ -1,0 +1,103 @@
+"""Results of a run as they are kept: benchmarks/results/<machine>.json, and a plot of ratios against n beside it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+from lps_kernels import info, native
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def machine_name() -> str:
+    """The processor and how many threads ran, as a file name."""
+    words = f"{info.cpu_name()} {torch.get_num_threads()} threads"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def write(rows: list[dict], command: str) -> Path:
+    """Keep the rows; a run of some cases replaces those and leaves the others."""
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{machine_name()}.json"
+    git = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
+    content = {
+        "machine": info.cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cpu_kernels": native.loaded,
+        "versions": info.versions(),
+        "command": command,
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+        "rows": [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    if any(row["sweep"] for row in rows):
+        plot(content, path.with_suffix(".png"))
+    return path
+
+
+def plot(content: dict, path: Path) -> None:
+    """How many times faster than each rival, against n, both on log scales."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    rows = [r for r in content["rows"] if r["sweep"] and not r["rival"].endswith(", compiled")]
+    for rival in dict.fromkeys(r["rival"] for r in rows):
+        points = sorted((r["sizes"]["n"], r["ratio"], r["low"], r["high"]) for r in rows if r["rival"] == rival)
+        n, ratio, low, high = zip(*points)
+        axes.plot(n, ratio, marker="o", markersize=4, label=rival)
+        axes.fill_between(n, low, high, alpha=0.2)
+    axes.set(xscale="log", yscale="log", xlabel="nodes n", ylabel="times faster than")
+    axes.set_title("scores to nodes in, out and entropy, forward + backward", fontsize=10)
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(fontsize=8)
+    axes.annotate(
+        f"{content['machine']}, {content['threads']} threads, torch {content['versions']['torch']}, {content['date']}",
+        (0.99, 0.01), xycoords="axes fraction", ha="right", fontsize=7, color="gray",
+    )  # fmt: skip
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def best_rows(rows: list[dict]) -> list[dict]:
+    """Of each rival of each case the better of eager and compiled."""
+    best: dict[tuple, dict] = {}
+    for row in rows:
+        key = (row["op"], row["case"], row["rival"].removesuffix(", compiled"))
+        if key not in best or row["ratio"] < best[key]["ratio"]:
+            best[key] = row
+    return list(best.values())
+
+
+def markdown(path: Path) -> str:
+    """The rows that have a goal, and those beside them, as README shows them."""
+    from benchmarks.run import clock, figures
+
+    content = json.loads(path.read_text())
+    with_goal = {(r["op"], r["case"]) for r in content["rows"] if r["goal"]}
+    text = [
+        f"{content['machine']}, {content['threads']} threads, {content['cpu_kernels'] or 'no'} kernels, "
+        f"torch {content['versions']['torch']}, {content['date']}, commit {content['commit']}, "
+        f"`{content['command']}`:",
+        "",
+        "| work, float32 | ours | rival | its time | ratio, 95 % interval |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in best_rows([r for r in content["rows"] if (r["op"], r["case"]) in with_goal]):
+        ratio = f"{figures(row['ratio'])}x ({figures(row['low'])} to {figures(row['high'])})"
+        if "exponent" in row:
+            ratio = f"exponent {row['exponent']:.2f}"
+        cells = [f"{row['op']}: {row['case']}", clock(row["ours_s"]), row["rival"], clock(row["rival_s"]), ratio]
+        text.append(f"| {' | '.join(cells)} |")
+    if path.with_suffix(".png").exists():
+        text += ["", f"![ratio against n](benchmarks/results/{path.stem}.png)"]
+    return "\n".join(text)

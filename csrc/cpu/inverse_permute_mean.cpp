@@ -1,0 +1,122 @@
+// inverse_permute_mean: samples scattered back to node order and averaged; its gradient gathers and sums for the
+// scores.
+#include "cpu/soft_matrix.h"
+
+namespace lps::cpu {
+
+static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, OptionalTensor row, OptionalTensor col,
+                                   OptionalTensor num_nodes, OptionalTensor weights, double tau, int64_t order,
+                                   bool hard, bool mean) {
+  y = dense(y), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
+  weights = dense(weights);
+  const Shape s = shape_of("inverse_permute_mean", y, perm, num_nodes, order, true);
+  std::vector<int64_t> sizes = {s.b, s.n, s.c};
+  if (order == 2) sizes.insert(sizes.begin() + 1, s.n);
+  if (!mean) sizes.insert(sizes.begin() + 1, s.k);
+  Tensor x = empty(y, sizes);
+  if (hard && !mean) {
+    move_nodes(s, y.const_data_ptr(), x.mutable_data_ptr(), y.element_size(), true, true);
+    return x;
+  }
+  check_soft("inverse_permute_mean", y, perm, t, row, col, hard);
+  STD_TORCH_CHECK(
+      !weights || (weights->numel() == s.rows() && weights->scalar_type() == compute_dtype(y.scalar_type())),
+      "inverse_permute_mean: expected weights (b, k) in the dtype that y is computed in");
+  floating_switch(y.scalar_type(), "inverse_permute_mean", [&](auto type) {
+    using F = typename decltype(type)::type;
+    using T = Compute<F>;
+    const T* w = in<T>(weights);
+    const T each = T(1) / static_cast<T>(std::max<int64_t>(s.k, 1));
+    if (hard) {
+      scatter_sum<F, F>(s, in<F>(y), w, each, out<F>(x));
+      return;
+    }
+    std::vector<T> sorted(y.numel());
+    soft_transform<F>(s, {in<T>(t), in<T>(row), in<T>(col), tau}, in<F>(y), true, false, sorted.data());
+    if (mean) {
+      scatter_sum<T, F>(s, sorted.data(), w, each, out<F>(x));
+    } else {
+      std::vector<T> back(y.numel());
+      move_nodes(s, sorted.data(), back.data(), sizeof(T), true, true);
+      convert(back.data(), y.numel(), out<F>(x));
+    }
+  });
+  return x;
+}
+
+// d weights[row] = <grad x, P y of the sample>, the soft product for a soft permutation.
+template <class T, class F>
+void weight_gradient(const Shape& s, const F* grad, const T* y, T* to) {
+  parallel_for(s.rows(), grain_for(0.5 * s.n * s.inner()), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t count = s.count(row), *perm = s.perm_of(row), lines = s.order == 2 ? count : 1;
+      double sum = 0;
+      for (int64_t r = 0; r < count; ++r) {
+        T of_line = 0;
+        for (int64_t i = 0; i < lines; ++i) {
+          const int64_t line = row / s.k * s.n + perm[r];
+          const F* g = grad + (s.order == 2 ? line * s.n + perm[i] : line) * s.c;
+          const T* from = y + (s.order == 2 ? (row * s.n + r) * s.n + i : row * s.n + r) * s.c;
+          for (int64_t j = 0; j < s.c; ++j) of_line += static_cast<T>(g[j]) * from[j];
+        }
+        sum += of_line;
+      }
+      to[row] = static_cast<T>(sum);
+    }
+  });
+}
+
+static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_backward(
+    OptionalTensor grad_x, Tensor y, Tensor perm, OptionalTensor t, OptionalTensor row, OptionalTensor col,
+    OptionalTensor num_nodes, OptionalTensor weights, double tau, int64_t order, bool hard, bool mean, int64_t needs) {
+  y = dense(y), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
+  weights = dense(weights);
+  const char* name = "inverse_permute_mean_backward";
+  const Shape s = shape_of(name, y, perm, num_nodes, order, true);
+  STD_TORCH_CHECK(grad_x, name, ": expected a gradient");
+  const Tensor grad = dense(*grad_x);
+  shape_of(name, grad, perm, num_nodes, order, !mean);
+  check_soft(name, y, perm, t, row, col, hard);
+  const bool need_y = needs & 1, need_soft = t && (!hard || (needs & 14)), need_weights = weights && (needs & 16);
+  const ScalarType dtype = compute_dtype(y.scalar_type());
+  Tensor grad_y = need_y ? torch::stable::empty_like(y) : empty(y, {0});
+  const auto like_t = [&](int64_t bit) {
+    return need_soft || needs & bit ? empty(y, {s.b, s.k, s.n}, dtype) : empty(y, {0}, dtype);
+  };
+  Tensor grad_t = like_t(2), grad_row = like_t(4), grad_col = like_t(8);
+  Tensor grad_weights = need_weights ? empty(y, {s.b, s.k}, dtype) : empty(y, {0}, dtype);
+  floating_switch(y.scalar_type(), name, [&](auto type) {
+    using F = typename decltype(type)::type;
+    using T = Compute<F>;
+    const T* w = in<T>(weights);
+    const T each = mean ? T(1) / static_cast<T>(std::max<int64_t>(s.k, 1)) : T(1);
+    const Soft<T> soft{in<T>(t), in<T>(row), in<T>(col), tau};
+    if (need_y && hard && mean) gather_scaled<F>(s, in<F>(grad), w, each, out<F>(grad_y));
+    if (need_y && hard && !mean) {
+      move_nodes(s, grad.const_data_ptr(), grad_y.mutable_data_ptr(), grad.element_size(), true, false);
+    }
+    if (need_soft) {
+      const SoftGradient<T> to{out<T>(grad_t), out<T>(grad_row), out<T>(grad_col)};
+      std::vector<T> sorted(hard ? 0 : y.numel());
+      soft_gradient<F>(s, soft, in<F>(y), in<F>(grad), false, !mean, hard, w, each, to, sorted.data());
+      if (need_y && !hard) convert(sorted.data(), y.numel(), out<F>(grad_y));
+    }
+    if (need_weights) {
+      std::vector<T> applied(y.numel());
+      if (hard) {
+        convert(in<F>(y), y.numel(), applied.data());
+      } else {
+        soft_transform<F>(s, soft, in<F>(y), true, false, applied.data());
+      }
+      weight_gradient<T, F>(s, in<F>(grad), applied.data(), out<T>(grad_weights));
+    }
+  });
+  return {grad_y, grad_t, grad_row, grad_col, grad_weights};
+}
+
+}  // namespace lps::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(lps_kernels, CPU, m) {
+  m.impl("inverse_permute_mean", TORCH_BOX(&lps::cpu::inverse_permute_mean));
+  m.impl("inverse_permute_mean_backward", TORCH_BOX(&lps::cpu::inverse_permute_mean_backward));
+}

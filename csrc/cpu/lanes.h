@@ -1,0 +1,105 @@
+// Rows side by side in the lanes of vectors, so that a recurrence along a row is one vector operation a step.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/laplace.h"
+#include "cpu/simd.h"
+
+namespace lps::cpu {
+
+constexpr int64_t kBlock = 32;  // of the scans, see core/laplace.h
+
+// rows: `count` rows of n, `stride` apart -> lanes[i][row]; lanes without a row hold `fill`.
+template <class T, class Source>
+void to_lanes(const Source* rows, int64_t count, int64_t n, int64_t stride, T fill, Vec<T>* lanes) {
+  T* at = reinterpret_cast<T*>(lanes);
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+    const Source* row = rows + lane * stride;
+    for (int64_t i = 0; i < n; ++i) at[i * kLanes<T> + lane] = lane < count ? static_cast<T>(row[i]) : fill;
+  }
+}
+
+template <class T>
+void from_lanes(const Vec<T>* lanes, int64_t count, int64_t n, int64_t stride, T* rows) {
+  const T* at = reinterpret_cast<const T*>(lanes);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    for (int64_t i = 0; i < n; ++i) rows[lane * stride + i] = at[i * kLanes<T> + lane];
+  }
+}
+
+template <class T>
+T inverse_of(double tau) {
+  return static_cast<T>(std::min(1.0 / tau, static_cast<double>(std::numeric_limits<T>::max())));
+}
+
+// Which of positions 0..n-1 are real, lane by lane.
+template <class T>
+LPS_FN Vec<Int<T>> before(int64_t i, Vec<T> counts) {
+  return splat<T>(static_cast<T>(i)) < counts;
+}
+
+// The scans' decays for kLanes rows. Up walks to higher ranks, down to lower ones; decay and reach as in Scan.
+template <class T>
+struct Decays {
+  std::vector<Vec<T>> up, up_reach, down, down_reach;
+  std::vector<Vec<Int<T>>> tied;  // whether t_i equals t_{i - 1}
+  bool any_tied = false;
+
+  // Padding, from counts on, is isolated. t is in lanes; counts holds each lane's number of nodes.
+  void build(const Vec<T>* t, Vec<T> counts, int64_t n, double tau) {
+    for (auto* a : {&up, &up_reach, &down, &down_reach}) a->assign(n, splat<T>(0));
+    tied.assign(n + 1, Vec<Int<T>>{});
+    const T inverse = inverse_of<T>(tau);
+    const Vec<T> far = splat<T>(static_cast<T>(-kFarApart));
+    const auto kernel = [&](Vec<T> low, Vec<T> high, Vec<Int<T>> real) {
+      const Vec<T> gap = (low - high) * inverse;
+      return real ? exp_nonpositive<T>(gap < far ? far : gap) : splat<T>(0);
+    };
+    Vec<Int<T>> ties{};
+    for (int64_t i = 0; i < n; ++i) {
+      const Vec<Int<T>> real = before<T>(i, counts);
+      const int64_t first = i - i % kBlock, last = std::min(first + kBlock, n) - 1;
+      if (i > first) up[i] = down[i - 1] = kernel(t[i], t[i - 1], real);
+      if (first > 0) up_reach[i] = kernel(t[i], t[first - 1], real);
+      if (last + 1 < n) down_reach[i] = kernel(t[last + 1], t[i], before<T>(last + 1, counts));
+      if (i > 0) {
+        tied[i] = (t[i] == t[i - 1]) & real;
+        ties |= tied[i];
+      }
+    }
+    any_tied = any<Int<T>>(ties);
+  }
+};
+
+// Calls step(i) for every position upwards and end() after each block.
+template <class Step, class End>
+LPS_FN void walk_up(int64_t n, const Step& step, const End& end) {
+  for (int64_t first = 0; first < n; first += kBlock) {
+    const int64_t stop = std::min(first + kBlock, n);
+    for (int64_t i = first; i < stop; ++i) step(i);
+    end();
+  }
+}
+
+template <class Step, class End>
+LPS_FN void walk_down(int64_t n, const Step& step, const End& end) {
+  for (int64_t first = (n - 1) / kBlock * kBlock; first >= 0 && n > 0; first -= kBlock) {
+    for (int64_t i = std::min(first + kBlock, n) - 1; i >= first; --i) step(i);
+    end();
+  }
+}
+
+template <bool kUp, class Step, class End>
+LPS_FN void walk(int64_t n, const Step& step, const End& end) {
+  if constexpr (kUp) {
+    walk_up(n, step, end);
+  } else {
+    walk_down(n, step, end);
+  }
+}
+
+}  // namespace lps::cpu

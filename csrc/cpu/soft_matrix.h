@@ -1,0 +1,236 @@
+// The soft permutation applied to features, and the gradient of t, row and col, both by scans in sorted coordinates.
+#pragma once
+
+#include "cpu/channels.h"
+#include "cpu/permute.h"
+
+namespace lps::cpu {
+
+// One sample's features seen in sorted coordinates: line(r) + order(s) c are the channels of node r or edge (r, s).
+template <class F>
+struct Sorted {
+  const F* base;         // of the sample or its input
+  const int64_t* order;  // null where they are sorted already
+  int64_t n, c;
+  bool edges;
+
+  LPS_FN int64_t at(int64_t i) const {
+    return order ? order[i] : i;
+  }
+
+  // Channels [begin, end) of positions 0..count-1 along `axis`, the other axis counted among the channels, into rows of
+  // `width` numbers, the rest of which is zero.
+  template <class T>
+  void stage(int64_t axis, int64_t begin, int64_t end, int64_t count, int64_t width, T* to) const {
+    if (!edges) {
+      for (int64_t i = 0; i < count; ++i) {
+        const F* from = base + at(i) * c;
+        T* row = to + i * width;
+        for (int64_t j = begin; j < end; ++j) row[j - begin] = static_cast<T>(from[j]);
+        for (int64_t j = end - begin; j < width; ++j) row[j] = 0;
+      }
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t j = end - begin; j < width; ++j) to[i * width + j] = 0;
+    }
+    for (int64_t other = begin / c; other * c < end; ++other) {
+      const int64_t low = std::max(begin, other * c), high = std::min(end, (other + 1) * c);
+      const int64_t offset = low - other * c, length = high - low;
+      const int64_t step = axis == 0 ? n * c : c;
+      const F* from = base + at(other) * (axis == 0 ? c : n * c) + offset;
+      T* row = to + (low - begin);
+      for (int64_t i = 0; i < count; ++i) {
+        const F* source = from + at(i) * step;
+        for (int64_t j = 0; j < length; ++j) row[i * width + j] = static_cast<T>(source[j]);
+      }
+    }
+  }
+};
+
+// Calls body(width as a constant) with as many vectors as `channels` fill, 4 at most.
+template <class T, class Body>
+void with_width(int64_t channels, const Body& body) {
+  if (channels <= kLanes<T>) return body(std::integral_constant<int, 1>());
+  if (channels <= 2 * kLanes<T>) return body(std::integral_constant<int, 2>());
+  body(std::integral_constant<int, 4>());
+}
+
+// What the gradient of t, row and col is made of: d_row, d_col and sig of a row, n each.
+template <class T>
+struct SoftGradient {
+  T *t, *row, *col;
+};
+
+// Adds sum over channels of U V^T along `axis` for channels [begin, end) to the gradient of one row.
+template <class T, class FU, class FV>
+void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
+                   int64_t axis, int64_t begin, int64_t end, int64_t count, const SoftGradient<T>& to) {
+  if (count == 0) return;
+  with_width<T>(end - begin, [&](auto width) {
+    constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
+    std::vector<Vec<T>> us(count * decltype(width)::value), vs(us.size());
+    PairSums<T> sums;
+    for (int64_t low = begin; low < end; low += numbers) {
+      const int64_t high = std::min(low + numbers, end);
+      u.stage(axis, low, high, count, numbers, reinterpret_cast<T*>(us.data()));
+      v.stage(axis, low, high, count, numbers, reinterpret_cast<T*>(vs.data()));
+      sums.template add<decltype(width)::value>(decays, row, col, us.data(), vs.data(), count, to.row, to.col, to.t);
+    }
+  });
+}
+
+// w (K (w' x)) along an axis of one sample in sorted coordinates: P^T x for before = row and after = col, P x the other
+// way round. `to` is laid out like sorted features, dense.
+template <class T, class F>
+void soft_product(const RowDecays<T>& decays, const T* before, const T* after, const Sorted<F>& x, int64_t axis,
+                  int64_t count, T* to) {
+  const int64_t n = x.n, c = x.c, channels = x.edges ? count * c : c;
+  if (count == 0) return;
+  with_width<T>(channels, [&](auto width) {
+    constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
+    std::vector<Vec<T>> xs(count * decltype(width)::value), ys(xs.size());
+    T *source = reinterpret_cast<T*>(xs.data()), *result = reinterpret_cast<T*>(ys.data());
+    for (int64_t low = 0; low < channels; low += numbers) {
+      const int64_t high = std::min(low + numbers, channels);
+      x.stage(axis, low, high, count, numbers, source);
+      for (int64_t i = 0; i < count * numbers; ++i) source[i] *= before[i / numbers];
+      kernel_product<T, decltype(width)::value>(decays, xs.data(), ys.data(), count);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t q = low; q < high; ++q) {
+          const int64_t other = q / c, channel = q % c;
+          const int64_t line = !x.edges ? i * c : axis == 0 ? (i * n + other) * c : (other * n + i) * c;
+          to[line + channel] = after[i] * result[i * numbers + q - low];
+        }
+      }
+    }
+  });
+}
+
+// The soft part of a permutation, (b, k, n) each, and its temperature.
+template <class T>
+struct Soft {
+  const T *t, *row, *col;
+  double tau;
+
+  explicit operator bool() const {
+    return t != nullptr;
+  }
+};
+
+// One sample of soft order 1 or 2 features, from sorted coordinates to sorted coordinates. transpose: P^T x, else P x.
+template <class T>
+struct SoftAction {
+  const RowDecays<T>& decays;
+  const T *row, *col;
+  bool transpose;
+
+  template <class F>
+  void operator()(const Sorted<F>& x, int64_t axis, int64_t count, T* to, bool adjoint = false) const {
+    const bool forward = transpose != adjoint;
+    soft_product<T>(decays, forward ? row : col, forward ? col : row, x, axis, count, to);
+  }
+};
+
+// y = P^T x, or P y, of every sample; from and to are in sorted coordinates, x (not `each`) is gathered by perm.
+template <class F>
+void soft_transform(const Shape& s, const Soft<Compute<F>>& soft, const F* from, bool each, bool transpose,
+                    Compute<F>* to) {
+  using T = Compute<F>;
+  parallel_for(s.rows(), 1, [&](int64_t begin, int64_t end) {
+    RowDecays<T> decays;
+    std::vector<T> half(s.order == 2 ? s.n * s.n * s.c : 0);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t count = s.count(row), size = s.n * s.inner();
+      decays.build(soft.t + row * s.n, count, soft.tau);
+      const SoftAction<T> act{decays, soft.row + row * s.n, soft.col + row * s.n, transpose};
+      const Sorted<F> x{from + (each ? row : row / s.k) * size, each ? nullptr : s.perm_of(row), s.n, s.c,
+                        s.order == 2};
+      T* result = to + row * size;
+      std::fill_n(result, size, T(0));
+      if (s.order == 1) {
+        act(x, 0, count, result);
+      } else {
+        act(x, 1, count, half.data());
+        act(Sorted<T>{half.data(), nullptr, s.n, s.c, true}, 0, count, result);
+      }
+    }
+  });
+}
+
+// Gradients of t, row and col, each (b, k, n), zero at padding, through P^T x (transpose) or P x. For the former the
+// input is (b, ...) seen through perm and grad, that of the output, is (b, k, ...) in order of rank; for the latter the
+// input is in order of rank and grad is seen through perm, with samples if each_grad. weights or scale: what a sample
+// counts. Where hard is false the gradient of the input goes to grad_input too, in order of rank.
+template <class F>
+void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input, const F* grad, bool transpose,
+                   bool each_grad, bool hard, const Compute<F>* weights, Compute<F> scale,
+                   const SoftGradient<Compute<F>>& out, Compute<F>* grad_input) {
+  using T = Compute<F>;
+  const int64_t n = s.n, size = n * s.inner(), channels = s.inner();
+  const bool edges = s.order == 2;
+  // A fixed number of parts, whatever the threads: sums do not depend on them.
+  const int64_t parts = hard ? std::clamp<int64_t>(channels / 128, 1, 8) : 1;
+  std::vector<T> partial(s.rows() * parts * 3 * n);
+  parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
+    RowDecays<T> decays;
+    std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row = item / parts, count = s.count(row);
+      const T *rows = soft.row + row * n, *cols = soft.col + row * n;
+      T* sums = &partial[item * 3 * n];
+      const SoftGradient<T> to{sums, sums + n, sums + 2 * n};
+      std::fill_n(sums, 3 * n, T(0));
+      decays.build(soft.t + row * n, count, soft.tau);
+      const auto view = [&](const F* base, bool each, bool by_rank) {
+        return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
+      };
+      const Sorted<F> x = view(input, !transpose, !transpose), g = view(grad, each_grad, transpose);
+      const int64_t wanted = edges ? count * s.c : s.c;
+      const int64_t low = item % parts * wanted / parts, high = (item % parts + 1) * wanted / parts;
+      const auto add = [&](const auto& from, const auto& gradient, int64_t axis) {
+        if (transpose) {
+          add_pair_sums<T>(decays, rows, cols, from, gradient, axis, low, high, count, to);
+        } else {
+          add_pair_sums<T>(decays, rows, cols, gradient, from, axis, low, high, count, to);
+        }
+      };
+      if (hard) {
+        for (int64_t axis = 0; axis < s.order; ++axis) add(x, g, axis);
+        continue;
+      }
+      const SoftAction<T> act{decays, rows, cols, transpose};
+      T* result = grad_input + row * size;
+      std::fill_n(result, size, T(0));
+      if (!edges) {
+        add(x, g, 0);
+        act(g, 0, count, result, true);
+      } else {  // out acts on axis 0 of `first`, which acts on axis 1 of x
+        const Sorted<T> between{first.data(), nullptr, n, s.c, true}, back{second.data(), nullptr, n, s.c, true};
+        act(x, 1, count, first.data());
+        add(between, g, 0);
+        act(g, 0, count, second.data(), true);
+        add(x, back, 1);
+        act(back, 1, count, result, true);
+      }
+      const T w = weights ? weights[row] : scale;
+      for (int64_t i = 0; i < size; ++i) result[i] *= w;
+    }
+  });
+  const T inverse = inverse_of<T>(soft.tau);
+  parallel_for(s.rows(), grain_for(3.0 * n * parts), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T w = weights ? weights[row] : scale;
+      T* const results[] = {out.t + row * n, out.row + row * n, out.col + row * n};
+      for (int64_t which = 0; which < 3; ++which) {
+        for (int64_t i = 0; i < n; ++i) {
+          T sum = 0;
+          for (int64_t part = 0; part < parts; ++part) sum += partial[((row * parts + part) * 3 + which) * n + i];
+          results[which][i] = which == 0 ? sum * w * inverse : sum * w;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace lps::cpu

@@ -1,0 +1,204 @@
+"""torch.compile without graph breaks, torch.export, autocast, activation checkpointing."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
+
+import lps_kernels as lk
+from lps_kernels import testing
+
+FORWARD = testing.forward_ops()
+HOST = [b for b in testing.backends() if testing.device_of(b) == "cpu"]
+each_backend = pytest.mark.parametrize("backend", HOST)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@each_backend
+@pytest.mark.parametrize("name", FORWARD)
+def test_op_compiles_whole(name, backend):
+    op = FORWARD[name]
+    testing.skip_without(op, backend)
+    args = testing.arguments(op, testing.Case(n=6, n_iter=2))
+
+    class Compiled:  # looks like the op to testing.gradients
+        parameters, differentiable = op.parameters, op.differentiable
+        function = staticmethod(torch.compile(lambda *a: op(*a, backend=backend), fullgraph=True, backend="aot_eager"))
+
+        def __call__(self, *a, backend):
+            return self.function(*a)
+
+    compiled = Compiled()
+    got, want = (testing._outputs(f(*args, backend=backend)) for f in (compiled, op))
+    assert all(testing.same(g, w) for g, w in zip(got, want, strict=True))
+    if op.differentiable:
+        got, want = (testing.gradients(f, backend, args) for f in (compiled, op))
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], equal_nan=True)
+
+
+class Scores(torch.nn.Module):
+    """An equivariant distribution: scores of nodes from their features and those of their neighbours."""
+
+    def __init__(self, c=3):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(c, 8), torch.nn.Linear(9, 1)
+
+    def forward(self, x, k, num_nodes=None):
+        x, a = x if isinstance(x, tuple) else (x, None)
+        h = self.first(x).relu()
+        h = h if a is None else torch.einsum("bij,bjc->bic", a, h)
+        noise = torch.rand(x.shape[0], k, x.shape[1], 1, device=x.device, dtype=h.dtype)
+        scores = self.second(torch.cat([h[:, None].expand(-1, k, -1, -1), noise], -1))[..., 0]
+        return lk.Permutation.from_scores(scores, num_nodes, tau=0.1, n_iter=3)
+
+
+class Mixer(torch.nn.Module):
+    """Not equivariant."""
+
+    def __init__(self, c=3, out=2):
+        super().__init__()
+        self.layer = torch.nn.Linear(c, out)
+
+    def forward(self, x):
+        return self.layer(x).cumsum(1).tanh()
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return lk.Symmetrized(Mixer(), Scores(), order_in=1, order_out=1, n_samples=3, **options)
+
+
+def run(net, x, seed=1, **given):
+    torch.manual_seed(seed)
+    for p in net.parameters():
+        p.grad = None
+    out = net(x, **given)
+    out.square().sum().backward()
+    return [out.detach(), *(p.grad.clone() for p in net.parameters())]
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_symmetrized_model_compiles_whole(compiler):
+    net, x = model(), torch.randn(4, 7, 3)
+    torch._inductor.config.fallback_random = True  # so that both draw the same noise
+    got = run(torch.compile(net, fullgraph=True, backend=compiler), x)
+    for g, w in zip(got, run(net, x)):
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
+
+
+def test_compiles_with_ragged_sizes_and_entropy():
+    scores, x, nodes = torch.randn(3, 2, 6), torch.randn(3, 6, 4), torch.tensor([6, 0, 3])
+
+    def function(scores, x, nodes):
+        g = lk.Permutation.from_scores(scores, nodes, tau=0.1)
+        x_k = g.transform_input(x)
+        return g.transform_output(x_k.cumsum(2)).square().sum() + g.entropy()
+
+    got, want = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    torch.compile(function, fullgraph=True, backend="aot_eager")(got, x, nodes).backward()
+    function(want, x, nodes).backward()
+    torch.testing.assert_close(got.grad, want.grad)
+
+
+def test_batch_sizes_share_one_compilation():
+    counter = CompileCounterWithBackend("aot_eager")
+    net = torch.compile(model(), fullgraph=True, backend=counter)
+    for b in (2, 3, 5, 8, 4, 17):
+        run(net, torch.randn(b, 7, 3))
+    assert counter.frame_count <= 2, "one for the first size, one for all others"
+
+
+def test_sizes_share_one_compilation():
+    counter = CompileCounterWithBackend("aot_eager")
+    net = torch.compile(model(), fullgraph=True, backend=counter)
+    for n in (5, 7, 9, 12):
+        run(net, torch.randn(2, n, 3))
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports(strict):
+    net, x = model().eval(), torch.randn(4, 7, 3)
+    b = torch.export.Dim("b", min=2, max=64)
+    program = torch.export.export(net, (x,), dynamic_shapes={"x": {0: b}}, strict=strict)
+    for size in (4, 6):
+        x = torch.randn(size, 7, 3)
+        torch.manual_seed(1)
+        want = net(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(program.module()(x), want)
+
+
+def test_exported_program_survives_saving(tmp_path):
+    net, x = model().eval(), torch.randn(4, 7, 3)
+    torch.export.save(torch.export.export(net, (x,)), tmp_path / "net.pt2")
+    loaded = torch.export.load(tmp_path / "net.pt2").module()
+    torch.manual_seed(1)
+    want = net(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(loaded(x), want)
+
+
+def test_autocast_keeps_scores_in_float32_and_follows_features():
+    net, x = model(), torch.randn(4, 7, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        g = net.sample(x)
+        low = g.transform_input(net.f(x))
+        out = net(x)
+    assert low.dtype == torch.bfloat16 and g.matrix().dtype == torch.float32
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert any(p.grad.abs().max() > 0 for p in net.distribution.parameters())
+
+
+def test_autocast_errs_like_bfloat16():
+    net, x = model(), torch.randn(4, 7, 3)
+    torch.manual_seed(1)
+    g = net.sample(x).detach()
+    want = lk.symmetrize(net.f, x, g, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = lk.symmetrize(net.f, x, g, 1, 1)
+    torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_repeats_the_draw(reentrant):
+    net, x = model(), torch.randn(4, 7, 3)
+
+    class Checkpointed(torch.nn.Module):
+        def forward(self, x):
+            return checkpoint(net, x.clone().requires_grad_(), use_reentrant=reentrant)
+
+    outer = Checkpointed()
+    outer.net = net
+    for got, want in zip(run(outer, x), run(net, x), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_named_backend_compiles():
+    x, perm = torch.randn(2, 5, 3), torch.stack([torch.randperm(5) for _ in range(4)]).view(2, 2, 5)
+
+    def function(x, perm):
+        with lk.backend("reference"):
+            return lk.permute(x, perm)
+
+    assert torch.equal(torch.compile(function, fullgraph=True, backend="aot_eager")(x, perm), function(x, perm))
+
+
+def test_naming_a_backend_compiles_anew():
+    counter = CompileCounterWithBackend("aot_eager")
+    function = torch.compile(lambda x, perm: lk.permute(x, perm), fullgraph=True, backend=counter)
+    x, perm = torch.randn(1, 5, 3), torch.randperm(5).view(1, 1, 5)
+    function(x, perm)
+    with lk.backend("reference"):
+        function(x, perm)
+    function(x, perm)
+    assert counter.frame_count == 2

@@ -1,0 +1,150 @@
+"""What holds for every op on every backend: values, gradients, layouts, dtypes, schemas, compilation."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lps_kernels import testing
+from lps_kernels.op import OPS
+
+FORWARD = testing.forward_ops()
+BACKENDS = testing.backends()
+CASES = [(name, case) for name in FORWARD for case in testing.cases(name)]
+EMPTY = [(name, case) for name in FORWARD for case in testing.EMPTY]
+DIFFERENTIABLE = [name for name, op in FORWARD.items() if op.differentiable]
+DTYPES = [torch.float32, torch.float64]
+HALVES = [torch.float16, torch.bfloat16]
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_case = pytest.mark.parametrize(("name", "case"), CASES, ids=str)
+each_op = pytest.mark.parametrize("name", FORWARD)
+
+
+def prepared(name, case, backend, dtype=torch.float32):
+    op = FORWARD[name]
+    testing.skip_without(op, backend)
+    return op, testing.arguments(op, case, dtype, testing.device_of(backend))
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_case
+def test_value(name, case, dtype, backend):
+    op, args = prepared(name, case, backend, dtype)
+    testing.assert_matches(op, backend, args)
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_case
+def test_gradient(name, case, dtype, backend):
+    op, args = prepared(name, case, backend, dtype)
+    testing.assert_gradients_match(op, backend, args)
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@each_op
+def test_half_precision(name, dtype, backend):
+    for case in testing.cases(name)[:4]:
+        op, args = prepared(name, case, backend, dtype)
+        testing.assert_matches(op, backend, args)
+        testing.assert_gradients_match(op, backend, args)
+
+
+@each_backend
+@pytest.mark.parametrize("layout", ["strided", "expanded"])
+@each_op
+def test_layout(name, layout, backend):
+    for case in testing.cases(name):
+        op, args = prepared(name, dataclasses.replace(case, layout=layout), backend)
+        testing.assert_matches(op, backend, args)
+        testing.assert_gradients_match(op, backend, args, layout=layout)
+
+
+@each_backend
+@pytest.mark.parametrize(("name", "case"), EMPTY, ids=str)
+def test_empty(name, case, backend):
+    op, args = prepared(name, case, backend)
+    testing.assert_matches(op, backend, args)
+    testing.assert_gradients_match(op, backend, args)
+
+
+@each_backend
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient_of_each_argument_alone(name, backend):
+    for case in testing.cases(name)[:3]:
+        op, args = prepared(name, case, backend)
+        for i in op.differentiable:
+            testing.assert_gradients_match(op, backend, args, [i])
+
+
+@each_backend
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient_of_each_output_alone(name, backend):
+    op, args = prepared(name, testing.cases(name)[0], backend)
+    wide = testing.widen(args)
+    for i in range(len(op.outputs)):
+        got, want, base = (
+            _one_output(op, b, a, i) for b, a in ((backend, args), ("reference", wide), ("reference", args))
+        )
+        for g, w, r in zip(got, want, base, strict=True):
+            testing.assert_close(f"{op.name} gradient of {op.outputs[i]}", g, w, r)
+
+
+def _one_output(op, backend, args, index):
+    leaves = [
+        a.detach().requires_grad_() if i in op.differentiable and a is not None else a for i, a in enumerate(args)
+    ]
+    out = op(*leaves, backend=backend)
+    out = out[index] if isinstance(out, tuple) else out
+    if not out.requires_grad:
+        return []
+    found = torch.autograd.grad(out.square().sum(), [leaves[i] for i in op.differentiable], allow_unused=True)
+    return [f for f in found if f is not None]
+
+
+@each_backend
+@each_op
+def test_is_deterministic(name, backend):
+    op, args = prepared(name, dataclasses.replace(testing.cases(name)[0], n=65, b=5), backend)
+    first, second = (testing._outputs(op(*args, backend=backend)) for _ in range(2))
+    assert all(testing.same(a, b) for a, b in zip(first, second))
+    if op.differentiable:
+        first, second = (testing.gradients(op, backend, args) for _ in range(2))
+        assert all(testing.same(first[i], second[i]) for i in first)
+
+
+FEW = testing.Case(n=5, n_iter=1)  # tracing a reference with symbolic sizes takes a second an iteration
+LIGHT = ("test_schema", "test_faketensor")
+
+
+@each_op
+def test_opcheck(name):
+    op = FORWARD[name]
+    torch.library.opcheck(op.kernel, tuple(testing.arguments(op, FEW)))
+    for case in testing.cases(name)[:4]:
+        torch.library.opcheck(op.kernel, tuple(testing.arguments(op, case)), test_utils=LIGHT)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_opcheck_backward(name):
+    op = FORWARD[name]
+    args = testing.arguments(op, FEW)
+    outs = testing._outputs(op.reference(*args))
+    grads = [torch.ones_like(o) if o.is_floating_point() else None for o in outs]
+    for needs in ((1 << len(op.differentiable)) - 1, 1, 0):
+        sample = (*grads, *args, *(outs[i] for i in op.saves), needs)
+        if op.backward.has_kernel("cpu"):  # opcheck can't look into the torch.func.vjp that a reference is
+            torch.library.opcheck(op.backward.kernel, sample, test_utils=LIGHT if needs == 1 else "ALL")
+        real = testing._outputs(op.backward(*sample))
+        fake = testing._outputs(
+            op.backward._fake(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in sample))
+        )
+        assert [(r.shape, r.dtype, r.stride()) for r in real] == [(f.shape, f.dtype, f.stride()) for f in fake]
+
+
+def test_every_op_has_cases():
+    assert set(FORWARD) <= set(testing.CASES), "an op without cases is tested at default sizes only"
+    assert all(name.removesuffix("_backward") in FORWARD for name in OPS)
