@@ -2,39 +2,10 @@
 #include "core/gram_schmidt.h"
 
 #include "cpu/gram_schmidt_large.h"
-#include "cpu/matrix_lanes.h"
+#include "cpu/gram_schmidt_small.h"
 #include "cpu/parallel.h"
 
 namespace lps::cpu {
-
-// Up to this d matrices go in lanes.
-constexpr int64_t kSmall = 4, kSmallComplex = 3;
-
-template <int D, int M, class T, class N>
-__attribute__((noinline)) static void forward_lanes(T* at, Int<T>* flags, int64_t count, bool special) {
-  for (int lane = 0; lane < count; lane += kLanes<T>) {
-    N columns[M][D];
-    Vec<Int<T>> mask[M];
-    read_columns<D, M>(at, lane, columns);
-    gram_schmidt<D, M>(columns, special, mask);
-    write_columns<D, M>(at, lane, columns);
-    for (int j = 0; j < M; ++j) store<Int<T>>(flags + j * kChunk + lane, mask[j]);
-  }
-}
-
-template <int D, int M, class T, class N>
-__attribute__((noinline)) static void backward_lanes(T* v, const T* q, const Int<T>* flags, T* g, int64_t count) {
-  for (int lane = 0; lane < count; lane += kLanes<T>) {
-    N columns[M][D], basis[M][D], gradient[M][D];
-    Vec<Int<T>> mask[M];
-    read_columns<D, M>(v, lane, columns);
-    read_columns<D, M>(q, lane, basis);
-    read_columns<D, M>(g, lane, gradient);
-    for (int j = 0; j < M; ++j) mask[j] = load(flags + j * kChunk + lane) != 0;
-    gram_schmidt_backward<D, M>(basis, columns, mask, gradient);
-    write_columns<D, M>(g, lane, gradient);
-  }
-}
 
 template <int D, int M, class T, class N, class S>
 static void small_forward(const S* v, bool special, int64_t begin, int64_t end, T* q, bool* degenerate) {
@@ -65,24 +36,6 @@ static void small_backward(const T* grad, const S* v, const T* q, const bool* de
     backward_lanes<D, M, T, N>(at_v, at_q, flags, at_g, count);
     from_lanes<entries>(at_g, count, grad_v + first * entries);
   }
-}
-
-// Calls body(d, m) with both as constants, for 1 <= m <= d <= kSmall.
-template <class Body>
-static void small_switch(int64_t d, int64_t m, const Body& body) {
-  const auto with = [&](auto D, auto M) {
-    if (d == D && m == M) body(D, M);
-  };
-  const auto each = [&](auto D) {
-    with(D, std::integral_constant<int, 1>());
-    if constexpr (D >= 2) with(D, std::integral_constant<int, 2>());
-    if constexpr (D >= 3) with(D, std::integral_constant<int, 3>());
-    if constexpr (D >= 4) with(D, std::integral_constant<int, 4>());
-  };
-  each(std::integral_constant<int, 1>());
-  each(std::integral_constant<int, 2>());
-  each(std::integral_constant<int, 3>());
-  each(std::integral_constant<int, 4>());
 }
 
 static void check_shape(const Tensor& v, bool special) {
