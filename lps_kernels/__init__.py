@@ -10,6 +10,7 @@ from lps_kernels.ops.inverse_rotate_mean import inverse_rotate
 from lps_kernels.ops.permute import permute
 from lps_kernels.ops.rotate import rotate
 from lps_kernels.ops.sample_permute import sample_permute
+from lps_kernels.ops.sample_rotate import sample_rotate
 from lps_kernels.ops.soft_sort import SoftSort, softsort
 from lps_kernels.symmetrize import Symmetrized, symmetrize
 from lps_kernels.version import __version__
@@ -31,6 +32,7 @@ __all__ = [
     "permute",
     "rotate",
     "sample_permute",
+    "sample_rotate",
     "softsort",
     "symmetrize",
 ]

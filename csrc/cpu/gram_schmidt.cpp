@@ -4,6 +4,7 @@
 #include "cpu/gram_schmidt_large.h"
 #include "cpu/gram_schmidt_small.h"
 #include "cpu/parallel.h"
+#include "cpu/rotations.h"
 
 namespace lps::cpu {
 
@@ -44,7 +45,7 @@ static void check_shape(const Tensor& v, bool special) {
   STD_TORCH_CHECK(!special || (v.dim() == 3 && v.size(1) == v.size(2)), "gram_schmidt: expected real square matrices");
 }
 
-static std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
+std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
   check_shape(v, special);
   v = dense(v);
   const int64_t b = v.size(0), d = v.size(1), m = v.size(2);
@@ -81,8 +82,8 @@ static std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
   return {q, degenerate};
 }
 
-static Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bool special, Tensor q,
-                                    Tensor degenerate, int64_t needs) {
+Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bool special, Tensor q, Tensor degenerate,
+                             int64_t needs) {
   check_shape(v, special);
   if (!(needs & 1)) return empty(v, {0});
   std::vector<int64_t> sizes(v.sizes().begin(), v.sizes().end());

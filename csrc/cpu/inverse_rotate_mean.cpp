@@ -112,11 +112,7 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
     act.gradient(matrix_q, false, input, g, matrix.data(), count);
     if (to.q) write_gradient(matrix.data(), s.d, false, w, to.q + row * s.d * s.d);
     if (!to.weights) continue;
-    T along = 0;  // <g, q y>, or <g, q y q^T>, from the gradient of the matrix
-    for (int64_t e = 0; e < s.d; ++e) {
-      for (int64_t a = 0; a < s.d; ++a) along += matrix[e * s.d + a] * matrix_q[a * s.d + e];
-    }
-    along /= static_cast<T>(s.order);
+    T along = along_matrix(matrix.data(), matrix_q, s.d) / static_cast<T>(s.order);
     for (int64_t a = 0; center && a < s.d; ++a) along += total[a] * center[s.center(row) * s.d + a];
     to.weights[row] = along;
   }

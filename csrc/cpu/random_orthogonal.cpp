@@ -4,6 +4,7 @@
 #include "cpu/gram_schmidt_small.h"
 #include "cpu/parallel.h"
 #include "cpu/philox_lanes.h"
+#include "cpu/rotations.h"
 
 namespace lps::cpu {
 
@@ -90,7 +91,7 @@ static void haar(uint64_t seed, int64_t rows, int64_t d, bool special, T* q) {
   large_forward<T, N>(q, rows, d, d, special, q, reinterpret_cast<bool*>(flags.data()));
 }
 
-static Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool special, bool unitary, bool wide) {
+Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool special, bool unitary, bool wide) {
   STD_TORCH_CHECK(seed.numel() == 1, "random_orthogonal: expected a seed of one element");
   STD_TORCH_CHECK(b >= 0 && k >= 0 && d >= 0, "random_orthogonal: expected sizes of 0 or more");
   STD_TORCH_CHECK(!special || !unitary, "random_orthogonal: expected real matrices for a determinant of 1");

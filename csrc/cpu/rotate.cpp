@@ -1,6 +1,8 @@
 // rotate: each input is centered once and rotated for all of its samples.
 #include "cpu/rotate.h"
 
+#include "cpu/rotations.h"
+
 namespace lps::cpu {
 
 template <int D, class S>
@@ -26,7 +28,7 @@ static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const C
   }
 }
 
-static Tensor rotate(Tensor x, Tensor q, OptionalTensor center, OptionalTensor num_nodes, int64_t order) {
+Tensor rotate(Tensor x, Tensor q, OptionalTensor center, OptionalTensor num_nodes, int64_t order) {
   x = dense(x), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
   const Space s = space_of("rotate", x, q, center, num_nodes, order, false);
   Tensor y = empty(x, sizes_of(s, true));
@@ -81,9 +83,8 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
   }
 }
 
-static std::tuple<Tensor, Tensor, Tensor> rotate_backward(OptionalTensor grad_y, Tensor x, Tensor q,
-                                                          OptionalTensor center, OptionalTensor num_nodes,
-                                                          int64_t order, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor> rotate_backward(OptionalTensor grad_y, Tensor x, Tensor q, OptionalTensor center,
+                                                   OptionalTensor num_nodes, int64_t order, int64_t needs) {
   STD_TORCH_CHECK(grad_y, "rotate_backward: expected a gradient");
   const Tensor grad = dense(*grad_y);
   x = dense(x), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);

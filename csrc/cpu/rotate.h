@@ -245,4 +245,14 @@ void write_gradient(const T* m, int64_t d, bool transpose, T by, T* q) {
   }
 }
 
+// <g, q y> over all nodes, or twice <g, q y q^T>, from the gradient m of the matrix of q y.
+template <class T>
+T along_matrix(const T* m, const T* q, int64_t d) {
+  T sum = 0;
+  for (int64_t e = 0; e < d; ++e) {
+    for (int64_t a = 0; a < d; ++a) sum += m[e * d + a] * q[a * d + e];
+  }
+  return sum;
+}
+
 }  // namespace lps::cpu

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from lps_kernels.elements.base import Composition, GroupElement
 from lps_kernels.elements.euclidean import Euclidean
-from lps_kernels.elements.orthogonal import Orthogonal
+from lps_kernels.elements.orthogonal import Orthogonal, Unitary
 from lps_kernels.elements.permutation import Permutation
+from lps_kernels.ops.inverse_permute_rotate_mean import run_inverse_permute_rotate
+from lps_kernels.ops.permute_rotate import run_permute_rotate
 
 
 class Product(GroupElement):
@@ -99,7 +101,10 @@ class Product(GroupElement):
             return self._permutation._each_input(
                 self._unmasked._transform_input(x.flatten(1, 2), space).unflatten(2, pairs), 2
             )
-        return self._permutation._each_input(self._motion._transform_input(x, space), 1)
+        if not self._fuses:
+            return self._permutation._each_input(self._motion._transform_input(x, space), 1)
+        center, order = self._center(space)
+        return run_permute_rotate(x, self._permutation, self._motion.q, center, order)
 
     def _each_input(self, x: Tensor, order: tuple) -> Tensor:
         nodes, space = order
@@ -121,12 +126,28 @@ class Product(GroupElement):
         if nodes == 0:
             x = self._motion._transform_output(y[:, :, None], space, weights, reduce)
             return x.squeeze(1 if reduce is not None else 2)
+        if nodes == 1 and self._fuses:
+            center, order = self._center(space)
+            return run_inverse_permute_rotate(y, self._permutation, self._motion.q, center, weights, order, reduce)
         y = self._permutation._transform_output(y, nodes, None, None)
         if nodes == 2:
             pairs = y.shape[2:4]
             x = self._unmasked._transform_output(y.flatten(2, 3), space, weights, reduce)
             return x.unflatten(1 if reduce is not None else 2, pairs)
         return self._motion._transform_output(y, space, weights, reduce)
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether one op does both: hard permutations as they were sampled, real matrices, a center for all samples."""
+        g, motion = self._permutation, self._motion
+        plain = isinstance(g, Permutation) and g._hard and not g._inverted
+        if not plain or isinstance(motion, (Unitary, Composition)):
+            return False
+        return isinstance(motion, Orthogonal) or (motion._center.shape[1] == 1 and g.num_nodes is motion.num_nodes)
+
+    def _center(self, space) -> tuple[Tensor | None, int]:
+        """The center where it counts, and the order of space as a number."""
+        return self._motion._act(space) if isinstance(self._motion, Euclidean) else (None, space)
 
     @property
     def _unmasked(self) -> GroupElement:

@@ -7,7 +7,7 @@ from torch import Tensor
 from lps_kernels import checks
 from lps_kernels.op import op
 from lps_kernels.ops.rotate import apply_rotation, real_arguments
-from lps_kernels.ops.rows import compute_dtype, valid_nodes
+from lps_kernels.ops.rows import compute_dtype, mask_nodes
 from lps_kernels.ops.space import flatten, unflatten
 
 
@@ -36,9 +36,7 @@ def finish_output(
     """Add the center, zero the padding and average samples of x (b, k, n, d, ...)."""
     if center is not None:
         x = x + center[:, :, None, :, None]
-    if num_nodes is not None:
-        valid = valid_nodes(num_nodes, x.shape[2], x.device)
-        x = x.masked_fill(~valid.view(*valid.shape, *[1] * (x.dim() - 3)), 0)
+    x = mask_nodes(x, num_nodes, 1)
     if not mean:
         return x
     if weights is None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lps_kernels import checks
 from lps_kernels.op import op
-from lps_kernels.ops.rows import compute_dtype, valid_nodes
+from lps_kernels.ops.rows import compute_dtype, mask_nodes
 from lps_kernels.ops.space import flatten, real_matrix, unflatten
 
 
@@ -27,10 +27,7 @@ def centered(x: Tensor, center: Tensor | None, num_nodes: Tensor | None) -> Tens
     x = x.to(compute_dtype(x.dtype))[:, None]
     if center is not None:
         x = x - center[:, :, None, :, None]
-    if num_nodes is None:
-        return x
-    valid = valid_nodes(num_nodes, x.shape[2], x.device)
-    return x.masked_fill(~valid.view(*valid.shape, *[1] * (x.dim() - 3)), 0)
+    return mask_nodes(x, num_nodes, 1)
 
 
 def apply_rotation(x: Tensor, q: Tensor, order: int, transpose: bool) -> Tensor:
