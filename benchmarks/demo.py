@@ -182,7 +182,7 @@ def main() -> None:
                 progress.advance(task)
         task = progress.add_task("timing", total=1)
         case = Case(f"64 rows n={n}", {"b": 64, "n": n})
-        rows = run.measure(scores_to_nodes, case, rounds=7, compiled=False)
+        rows = run.measure(scores_to_nodes, case, rounds=7, compiled=False, budget=15)
         progress.advance(task)
     console.print("\nrelative difference of phi(pi G) and pi phi(G), k samples each:")
     console.print(f"{'':26s}" + "".join(f"{f'k={k}':>9s}" for k in SAMPLES) + "   same samples, moved by pi")

@@ -191,6 +191,16 @@ def dense_step(scores: Tensor, x: Tensor, y_k: Tensor, by_rows: bool = False) ->
     return x_k.view(b, k, n, -1), y.view(b, k, n, -1).mean(1), DenseEntropy.apply(p).sum() / (b * k * n)
 
 
+def dense_matrix(scores: Tensor) -> Tensor:
+    """scores (b, k, n) -> the straight-through matrix (b, k, n, n), from the fastest dense Sinkhorn."""
+    b, k, n = scores.shape
+    z = scores.reshape(b * k, n)
+    t, perm = (z / z.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-6)).sort(-1, descending=True)
+    p = DenseSinkhorn.apply(t, True)
+    p = (torch.eye(n) - p).detach() + p
+    return p.gather(-2, perm.argsort(-1)[..., None].expand(b * k, n, n)).view(b, k, n, n)
+
+
 def edge_einsum(edges: Tensor, matrix: Tensor) -> Tensor:
     """P^T A P for edges (b, n, n, c) and matrices (b, k, n, n), as the published method takes it."""
     return torch.einsum("bkir,bijc,bkjs->bkrsc", matrix, edges, matrix)

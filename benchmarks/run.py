@@ -50,13 +50,13 @@ def prepare(module, case: Case, compiled: bool = True) -> Work:
     return work
 
 
-def measure(module, case: Case, rounds: int = ROUNDS, compiled: bool = True) -> list[dict]:
-    """One row a rival."""
+def measure(module, case: Case, rounds: int = ROUNDS, compiled: bool = True, budget: float = 60) -> list[dict]:
+    """One row a rival, from so many rounds, or fewer where `budget` seconds end."""
     torch.manual_seed(0)
     torch.compiler.reset()
     name = module.__name__.rpartition(".")[2]
     work = prepare(module, case, compiled)
-    times = interleaved(work, rounds)
+    times = interleaved(work, rounds, budget)
     mine = times[OURS]
     copied = paired_ratio(times[COPY], mine)
     shared = {

@@ -11,7 +11,7 @@ from benchmarks import results, run
 from benchmarks.measure import OURS
 
 QUICK = os.environ.get("LPS_BENCH_QUICK") == "1"
-CASES = [
+PARAMETERS = [
     pytest.param(module, case, id=f"{name}: {case.label}")
     for name, module in run.tables().items()
     for case in module.CASES
@@ -27,7 +27,7 @@ def kept():
         print(f"\nwrote {results.write(rows, 'make bench')}")
 
 
-@pytest.mark.parametrize(("module", "case"), CASES)
+@pytest.mark.parametrize(("module", "case"), PARAMETERS)
 def test_speed(benchmark, kept, module, case, capsys):
     rows = run.measure(module, case, 5 if QUICK else run.ROUNDS, compiled=not QUICK)
     kept += rows

@@ -38,6 +38,11 @@ inline Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, std::optiona
   return torch::stable::new_zeros(like, {sizes.data(), sizes.size()}, dtype);
 }
 
+// What a backward op returns for one argument: its gradient, or nothing where nobody asked.
+inline Tensor needed(const Tensor& gradient, bool need) {
+  return need ? gradient : empty(gradient, {0});
+}
+
 template <class T>
 const T* in(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());

@@ -88,8 +88,8 @@ class Op:
         self.name, self.reference, self.parameters = name, reference, parameters
         _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.kernel = getattr(getattr(torch.ops, NAMESPACE), name).default
-        self.function = _make_function(self)
-        self._runs: dict[str, bool] = {}
+        runs = torch._C._dispatch_has_kernel_for_dispatch_key
+        self._runs = {name for name, (_, key) in BACKENDS.items() if runs(f"{NAMESPACE}::{self.name}", key)}
         OPS[name] = self
 
     def _register(self) -> None:
@@ -102,10 +102,7 @@ class Op:
 
     def has_kernel(self, name: str) -> bool:
         """Whether the named backend has a kernel for this op."""
-        if name not in self._runs:
-            key = BACKENDS[name][1]
-            self._runs[name] = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key)
-        return self._runs[name]
+        return name in self._runs
 
     def choose(self, device: str, name: str | None = None) -> str:
         """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
@@ -127,7 +124,7 @@ class Op:
         if chosen == "reference":
             return self.reference(*args)
         if self.differentiable and is_differentiated(*(args[i] for i in self.differentiable)):
-            return self.function.apply(chosen, *args)
+            return _Differentiable.apply(self.name, chosen, *args)
         return self.kernel(*args)
 
     def gradient(self, name: str, needs: tuple[bool, ...], grads: tuple, args: tuple, saved: tuple) -> tuple:
@@ -256,35 +253,42 @@ def _shapes_of(reference: Callable) -> Callable:
     return fake
 
 
-def _make_function(op: Op) -> type[torch.autograd.Function]:
-    class Function(torch.autograd.Function):
-        generate_vmap_rule = True
+class _Differentiable(torch.autograd.Function):
+    """An op with its gradient. It finds the op by name: torch.compile has no source for one that a closure holds."""
 
-        @staticmethod
-        def forward(name, *args):
-            return op.kernel(*args)
+    generate_vmap_rule = True
 
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.name, *args = inputs
-            outs = output if isinstance(output, tuple) else (output,)
-            ctx.tensors = [isinstance(a, Tensor) for a in args]
-            ctx.constants = [None if isinstance(a, Tensor) else a for a in args]
-            ctx.mark_non_differentiable(*(o for o in outs if not o.is_floating_point()))
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*(a for a in args if isinstance(a, Tensor)), *(outs[i] for i in op.saves))
+    @staticmethod
+    def forward(op_name, backend_name, *args):
+        return OPS[op_name].kernel(*args)
 
-        @staticmethod
-        def backward(ctx, *grads):
-            saved = iter(ctx.saved_tensors)
-            args = tuple(next(saved) if t else c for t, c in zip(ctx.tensors, ctx.constants))
-            needs = tuple(ctx.needs_input_grad[i + 1] for i in op.differentiable)
-            found = iter(op.gradient(ctx.name, needs, grads, args, tuple(saved)))
-            gradients = dict(zip(op.differentiable, zip(needs, found)))
-            return None, *(gradients[i][1] if i in gradients and gradients[i][0] else None for i in range(len(args)))
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.op_name, ctx.backend_name, *args = inputs
+        outs = output if isinstance(output, tuple) else (output,)
+        ctx.tensors = [isinstance(a, Tensor) for a in args]
+        ctx.constants = [None if isinstance(a, Tensor) else a for a in args]
+        constant = [o for o in outs if not o.is_floating_point()]
+        if constant:  # torch.compile wants several outputs where this is called at all
+            ctx.mark_non_differentiable(*constant)
+        ctx.set_materialize_grads(False)
+        saved = (outs[i] for i in OPS[ctx.op_name].saves)
+        ctx.save_for_backward(*(a for a in args if isinstance(a, Tensor)), *saved)
 
-    Function.__name__ = Function.__qualname__ = f"{op.name}_function"
-    return Function
+    @staticmethod
+    def backward(ctx, *grads):
+        if all(g is None for g in grads):
+            return (None,) * (2 + len(ctx.tensors))
+        op = OPS[ctx.op_name]
+        saved = iter(ctx.saved_tensors)
+        args = tuple(next(saved) if t else c for t, c in zip(ctx.tensors, ctx.constants))
+        needs = tuple(ctx.needs_input_grad[i + 2] for i in op.differentiable)
+        gradients: list[Tensor | None] = [None] * len(args)
+        for i, need, g in zip(
+            op.differentiable, needs, op.gradient(ctx.backend_name, needs, grads, args, tuple(saved))
+        ):
+            gradients[i] = g if need else None
+        return None, None, *gradients
 
 
 def _vector_jacobian_product(op: Op, needs: Sequence[bool], grads: tuple, args: tuple) -> tuple:

@@ -279,13 +279,13 @@ def _outputs(out) -> tuple[Tensor, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def assert_matches(op: Op, backend: str, args: Sequence) -> None:
+def assert_matches(op: Op, backend: str, args: Sequence, terms: int = 1) -> None:
     """Every output of the op on the backend is as right as the reference's."""
     kept = [a.clone() if isinstance(a, Tensor) else a for a in args]
     got = _outputs(op(*args, backend=backend))
     want, base = _outputs(op.reference(*widen(args))), _outputs(op.reference(*args))
     for name, g, w, r in zip(op.outputs, got, want, base, strict=True):
-        assert_close(f"{op.name} {name}", g, w, r)
+        assert_close(f"{op.name} {name}", g, w, r, terms)
     for name, a, b in zip(op.parameters, args, kept):
         assert not isinstance(a, Tensor) or same(a, b), f"{op.name} modified its argument {name}"
 
@@ -306,11 +306,14 @@ def gradients(op: Op, backend: str, args: Sequence, wanted: Sequence[int] | None
         if leaves[i] is not None:
             leaves[i] = leaves[i].detach().requires_grad_()
     chosen = [i for i in wanted if leaves[i] is not None]
-    outs = [o for o in _outputs(op(*leaves, backend=backend)) if o.is_floating_point() and o.requires_grad]
-    g = torch.Generator().manual_seed(1)
-    grads = [relayout((torch.randint(-9, 10, o.shape, generator=g) / 4).to(o), layout) for o in outs]
-    found = torch.autograd.grad(outs, [leaves[i] for i in chosen], grads, allow_unused=True) if outs else []
-    found = [torch.zeros_like(leaves[i]) if f is None else f for i, f in zip(chosen, found)]
+    outs, grads = [], []
+    for i, o in enumerate(_outputs(op(*leaves, backend=backend))):
+        if o.is_floating_point() and o.requires_grad:
+            g = torch.Generator().manual_seed(i)
+            outs.append(o)
+            grads.append(relayout((torch.randint(-9, 10, o.shape, generator=g) / 4).to(o), layout))
+    found = torch.autograd.grad(outs, [leaves[i] for i in chosen], grads, allow_unused=True) if outs else chosen
+    found = [f if isinstance(f, Tensor) else torch.zeros_like(leaves[i]) for i, f in zip(chosen, found)]
     return {op.parameters[i]: _only_valid(op, args, i, f) for i, f in zip(chosen, found)}
 
 
@@ -323,14 +326,19 @@ def _only_valid(op: Op, args: Sequence, i: int, gradient: Tensor) -> Tensor:
 
 
 def assert_gradients_match(
-    op: Op, backend: str, args: Sequence, wanted: Sequence[int] | None = None, layout: str = "contiguous"
+    op: Op,
+    backend: str,
+    args: Sequence,
+    wanted: Sequence[int] | None = None,
+    layout: str = "contiguous",
+    terms: int = 1,
 ) -> None:
     """Every gradient of the op on the backend is as right as the reference's; layout is that of incoming gradients."""
     got = gradients(op, backend, args, wanted, layout)
     want = gradients(op, "reference", widen(args), wanted, layout)
     base = gradients(op, "reference", args, wanted, layout)
     for name, g in got.items():
-        assert_close(f"{op.name} gradient of {name}", g, want[name], base[name])
+        assert_close(f"{op.name} gradient of {name}", g, want[name], base[name], terms)
 
 
 @contextlib.contextmanager

@@ -97,12 +97,12 @@ def _one_output(op, backend, args, index):
     leaves = [
         a.detach().requires_grad_() if i in op.differentiable and a is not None else a for i, a in enumerate(args)
     ]
-    out = op(*leaves, backend=backend)
-    out = out[index] if isinstance(out, tuple) else out
+    wanted = [leaves[i] for i in op.differentiable if leaves[i] is not None]
+    out = testing._outputs(op(*leaves, backend=backend))[index]
     if not out.requires_grad:
-        return []
-    found = torch.autograd.grad(out.square().sum(), [leaves[i] for i in op.differentiable], allow_unused=True)
-    return [f for f in found if f is not None]
+        return [torch.zeros_like(leaf) for leaf in wanted]
+    found = torch.autograd.grad(out.square().sum(), wanted, allow_unused=True)
+    return [torch.zeros_like(leaf) if f is None else f for leaf, f in zip(wanted, found)]
 
 
 @each_backend

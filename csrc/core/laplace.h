@@ -9,22 +9,24 @@ namespace lps {
 // Gaps are clipped here, in units of tau: the decay is zero, and zero times the gap is too.
 constexpr double kFarApart = 1e4;
 
-// One direction of K x, the diagonal included: full_i = sum over j up to i of K[i, j] x_j.
+// One direction of K x without its diagonal: strict_i = sum over j before i of K[i, j] x_j. The diagonal is left out rather
+// than subtracted later, which would lose all digits of what is far smaller.
 //
 // The row is cut into blocks. `decay` is K between neighbours, zero at the first element of a block, and `reach` is K
-// between the element and the last one of the block before: taken from the difference of their scores, not from a
-// product of decays, so that rounding does not pile up along a row.
+// between the element and the last one of the block before: taken from the difference of their scores, not from a product
+// of decays, so that rounding does not pile up along a row.
 template <class V>
 struct Scan {
-  V local{}, carry{}, full{};
+  V local{}, carry{}, strict{}, last{};
 
   LPS_FN V step(V decay, V reach, V x) {
+    strict = decay * local + reach * carry;
     local = decay * local + x;
-    full = local + reach * carry;
-    return full;
+    last = x;
+    return strict;
   }
   LPS_FN void end_block() {
-    carry = full;
+    carry = strict + last;
   }
 };
 
@@ -33,16 +35,16 @@ struct Scan {
 template <class V>
 struct MomentScan {
   Scan<V> sum;
-  V local{}, carry{}, full{};
+  V local{}, carry{}, moment{};
 
   LPS_FN void step(V decay, V reach, V gap, V reach_gap, V x) {
     local = decay * (local + gap * sum.local);
-    full = local + reach * (carry + reach_gap * sum.carry);
+    moment = local + reach * (carry + reach_gap * sum.carry);
     sum.step(decay, reach, x);
   }
   LPS_FN void end_block() {
     sum.end_block();
-    carry = full;
+    carry = moment;
   }
 };
 

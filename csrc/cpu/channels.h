@@ -12,7 +12,8 @@ namespace lps::cpu {
 template <class T>
 struct RowDecays {
   std::vector<T> up, up_reach, down, down_reach;
-  std::vector<std::pair<int64_t, int64_t>> ties;  // [first, stop) of each group of equal scores
+  std::vector<char> tied;  // whether t_i equals t_{i - 1}; n + 1 of them
+  bool any_tied = false;
 
   void build(const T* t, int64_t n, double tau) {
     constexpr int64_t lanes = kLanes<T>;
@@ -30,13 +31,9 @@ struct RowDecays {
       std::fill(a->begin() + n, a->end(), T(-kFarApart));
       for (int64_t i = 0; i < padded; i += lanes) store(&(*a)[i], exp_nonpositive<T>(load(&(*a)[i])));
     }
-    ties.clear();
-    for (int64_t first = 0; first < n;) {
-      int64_t stop = first + 1;
-      while (stop < n && t[stop] == t[first]) ++stop;
-      if (stop > first + 1) ties.emplace_back(first, stop);
-      first = stop;
-    }
+    tied.assign(n + 1, 0);
+    any_tied = false;
+    for (int64_t i = 1; i < n; ++i) any_tied |= (tied[i] = t[i] == t[i - 1]);
   }
 };
 
@@ -51,7 +48,10 @@ void kernel_product(const RowDecays<T>& decays, const Vec<T>* w, Vec<T>* out, in
       n,
       [&](int64_t i) {
         const Vec<T> d = splat<T>(decays.up[i]), r = splat<T>(decays.up_reach[i]);
-        for (int j = 0; j < kWidth; ++j) out[i * kWidth + j] = scan[j].step(d, r, w[i * kWidth + j]);
+        for (int j = 0; j < kWidth; ++j) {
+          const Vec<T> wi = w[i * kWidth + j];
+          out[i * kWidth + j] = scan[j].step(d, r, wi) + wi;
+        }
       },
       end);
   for (auto& s : scan) s = {};
@@ -59,10 +59,7 @@ void kernel_product(const RowDecays<T>& decays, const Vec<T>* w, Vec<T>* out, in
       n,
       [&](int64_t i) {
         const Vec<T> d = splat<T>(decays.down[i]), r = splat<T>(decays.down_reach[i]);
-        for (int j = 0; j < kWidth; ++j) {
-          const Vec<T> wi = w[i * kWidth + j];
-          out[i * kWidth + j] += scan[j].step(d, r, wi) - wi;
-        }
+        for (int j = 0; j < kWidth; ++j) out[i * kWidth + j] += scan[j].step(d, r, w[i * kWidth + j]);
       },
       end);
 }
@@ -95,82 +92,78 @@ LPS_FN Vec<T> sum_lanes(const Vec<T>* v) {
 template <class T>
 struct PairSums {
   using V = Vec<T>;
-  std::vector<V> ahead, behind, diagonal;  // partial sums in lanes: for u and for v
-  std::vector<T> sums;
+  static constexpr int64_t lanes = kLanes<T>;
+  std::vector<V> lower, higher, diagonal;
 
   template <int kWidth>
   void add(const RowDecays<T>& decays, const T* row, const T* col, const V* u, const V* v, int64_t n, T* d_row,
            T* d_col, T* sig) {
-    constexpr int64_t lanes = kLanes<T>;
     const int64_t padded = (n + lanes - 1) / lanes * lanes;
-    for (auto* a : {&ahead, &behind}) a->resize(2 * padded);
+    for (auto* a : {&lower, &higher}) a->resize(4 * padded);
     diagonal.resize(padded);
-    sweep<kWidth, true>(decays, row, col, u, v, n, ahead.data());
-    sweep<kWidth, false>(decays, row, col, u, v, n, behind.data());
+    if (decays.any_tied) {
+      sweep<kWidth, true, true>(decays, row, col, u, v, n, lower.data());
+      sweep<kWidth, false, true>(decays, row, col, u, v, n, higher.data());
+    } else {
+      sweep<kWidth, true, false>(decays, row, col, u, v, n, lower.data());
+      sweep<kWidth, false, false>(decays, row, col, u, v, n, higher.data());
+    }
     for (int64_t i = 0; i < n; ++i) {
       V sum{};
       for (int j = 0; j < kWidth; ++j) sum += u[i * kWidth + j] * v[i * kWidth + j];
       diagonal[i] = sum;
     }
+    const int64_t held = decays.any_tied ? 2 * padded : 0;
     for (int64_t i = 0; i < n; i += lanes) {
-      const V row_ahead = sum_lanes<T>(&ahead[i]), col_ahead = sum_lanes<T>(&ahead[padded + i]);
-      const V row_behind = sum_lanes<T>(&behind[i]), col_behind = sum_lanes<T>(&behind[padded + i]);
-      const V both = sum_lanes<T>(&diagonal[i]);
+      const auto total = [&](const std::vector<V>& of, int64_t at) { return sum_lanes<T>(&of[at + i]); };
+      const V both = total(diagonal, 0);
+      const V for_row = total(lower, 0) + total(higher, 0), for_col = total(lower, padded) + total(higher, padded);
+      const V row_slope = total(lower, held) - total(higher, held);
+      const V col_slope = total(lower, held + padded) - total(higher, held + padded);
       for (int64_t lane = 0; lane < std::min(lanes, n - i); ++lane) {
         const int64_t at = i + lane;
-        d_row[at] += row_ahead[lane] + (row_behind[lane] - both[lane] * col[at]);
-        d_col[at] += col_ahead[lane] + (col_behind[lane] - both[lane] * row[at]);
-        sig[at] += row[at] * (row_ahead[lane] - row_behind[lane]) + col[at] * (col_ahead[lane] - col_behind[lane]);
+        d_row[at] += for_row[lane] + both[lane] * col[at];
+        d_col[at] += for_col[lane] + both[lane] * row[at];
+        sig[at] += row[at] * row_slope[lane] + col[at] * col_slope[lane];
       }
     }
-    for (const auto& [first, stop] : decays.ties) correct_ties<kWidth>(row, col, u, v, first, stop, sig);
   }
 
  private:
-  // to[i] = sum of u_i (K col v)_i, to[padded + i] = sum of v_i (K row u)_i, of one direction, the diagonal included.
-  template <int kWidth, bool kUp>
+  // Partial sums in lanes, of one direction: to[i] of u_i (K col v)_i, to[padded + i] of v_i (K row u)_i; 2 padded further on
+  // the same without partners of equal score, as the slopes want them, see Held.
+  template <int kWidth, bool kUp, bool kTies>
   void sweep(const RowDecays<T>& decays, const T* row, const T* col, const V* u, const V* v, int64_t n, V* to) {
-    const T *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
-    const int64_t padded = (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    const T *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const int64_t padded = (n + lanes - 1) / lanes * lanes;
     Scan<V> of_u[kWidth], of_v[kWidth];
+    V held_u[kTies ? kWidth : 1] = {}, held_v[kTies ? kWidth : 1] = {};
     walk<kUp>(
         n,
         [&](int64_t i) {
           const V d = splat<T>(decay[i]), r = splat<T>(reach[i]);
-          V for_row{}, for_col{};
+          V for_row{}, for_col{}, row_slope{}, col_slope{};
           for (int j = 0; j < kWidth; ++j) {
             const V ui = u[i * kWidth + j], vi = v[i * kWidth + j];
-            for_row += ui * of_v[j].step(d, r, vi * col[i]);
-            for_col += vi * of_u[j].step(d, r, ui * row[i]);
+            const V at_v = of_v[j].step(d, r, vi * col[i]), at_u = of_u[j].step(d, r, ui * row[i]);
+            for_row += ui * at_v;
+            for_col += vi * at_u;
+            if constexpr (kTies) {
+              if (!decays.tied[kUp ? i : i + 1]) held_v[j] = at_v, held_u[j] = at_u;
+              row_slope += ui * held_v[j];
+              col_slope += vi * held_u[j];
+            }
           }
           to[i] = for_row;
           to[padded + i] = for_col;
+          if constexpr (kTies) {
+            to[2 * padded + i] = row_slope;
+            to[3 * padded + i] = col_slope;
+          }
         },
         [&] {
           for (int j = 0; j < kWidth; ++j) of_u[j].end_block(), of_v[j].end_block();
         });
-  }
-
-  // Equal scores have no slope between them (d|x|/dx = 0 at 0): take their pairs out of sig.
-  template <int kWidth>
-  void correct_ties(const T* row, const T* col, const V* u, const V* v, int64_t first, int64_t stop, T* sig) {
-    for (const bool up : {true, false}) {
-      V of_u[kWidth] = {}, of_v[kWidth] = {};
-      for (int64_t step = 0; step < stop - first; ++step) {
-        const int64_t i = up ? first + step : stop - 1 - step;
-        V pairs{};
-        for (int j = 0; j < kWidth; ++j) {
-          const V ui = u[i * kWidth + j] * row[i], vi = v[i * kWidth + j] * col[i];
-          pairs += ui * of_v[j] + vi * of_u[j];
-          of_u[j] += ui;
-          of_v[j] += vi;
-        }
-        T sum = 0;
-        for (int lane = 0; lane < kLanes<T>; ++lane) sum += pairs[lane];
-        sig[i] += up ? -sum : sum;
-      }
-    }
   }
 };
 

@@ -111,7 +111,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
       weight_gradient<T, F>(s, in<F>(grad), applied.data(), out<T>(grad_weights));
     }
   });
-  return {grad_y, grad_t, grad_row, grad_col, grad_weights};
+  return {grad_y, needed(grad_t, needs & 2), needed(grad_row, needs & 4), needed(grad_col, needs & 8), grad_weights};
 }
 
 }  // namespace lps::cpu

@@ -75,6 +75,19 @@ struct Decays {
   }
 };
 
+// A scan without the partners of equal score: there is no slope between them (d|x|/dx = 0 at 0), so that where slopes are
+// summed a group of equal scores keeps what its first member found.
+template <class T>
+struct Held {
+  Vec<T> value{};
+
+  template <bool kUp>
+  LPS_FN Vec<T> step(const Decays<T>& decays, int64_t i, Vec<T> strict) {
+    value = decays.tied[kUp ? i : i + 1] ? value : strict;
+    return value;
+  }
+};
+
 // Calls step(i) for every position upwards and end() after each block.
 template <class Step, class End>
 LPS_FN void walk_up(int64_t n, const Step& step, const End& end) {

@@ -12,7 +12,7 @@ struct Entropy {
 
   Decays<T> decays;
   T inverse_tau = 1;
-  std::vector<V> t, w, log_w, e, e_log, moment, difference, log_difference, moment_difference, h, b, g;
+  std::vector<V> t, w, log_w, e, e_log, moment, difference, log_difference, moment_difference, h, b;
   V scale{};
 
   void prepare(const V* scores, V counts, int64_t n, double tau) {
@@ -47,7 +47,7 @@ struct Entropy {
   //   dL/dlog w = -w (h v + log w (K h) - K1 h + K b),  h = upstream / y, b = h u, u = v - log w, all without diagonal
   //   dL/d(t / tau) = -h (D(w log w) - D1(w) + u D(w)) - w (log w D(h) - D1(h) + D(b))
   void gradient(V upstream, V counts, int64_t n, V* d_weights, V* sig) {
-    for (auto* a : {&h, &b, &g}) a->resize(n);
+    h.resize(n), b.resize(n);
     const V alive = scale > T(0) ? counts : splat<T>(0);
     for (int64_t i = 0; i < n; ++i) {
       const EntropyTerms<V> terms = entropy_terms(w[i], log_w[i], e[i], e_log[i], moment[i]);
@@ -56,12 +56,10 @@ struct Entropy {
       b[i] = h[i] * u;
       d_weights[i] = h[i] * terms.rest;
       sig[i] -= h[i] * (log_difference[i] - moment_difference[i] + u * difference[i]);
-      g[i] = u + log_w[i];
     }
     gradient_scan<true>(n, d_weights, sig);
     gradient_scan<false>(n, d_weights, sig);
     for (int64_t i = 0; i < n; ++i) d_weights[i] = before<T>(i, alive) ? -scale * d_weights[i] : splat<T>(0);
-    if (decays.any_tied) correct_ties(n, sig);
   }
 
  private:
@@ -83,57 +81,43 @@ struct Entropy {
 
   template <bool kUp>
   void scan(int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     MomentScan<V> of_w;
     Scan<V> of_log;
+    Held<T> held, held_log;
     walk<kUp>(
         n,
         [&](int64_t i) {
-          const V w_log = w[i] * log_w[i];
           of_w.step(decay[i], reach[i], gap<kUp>(i), reach_gap<kUp>(i), w[i]);
-          const V strict = of_w.sum.full - w[i], strict_log = of_log.step(decay[i], reach[i], w_log) - w_log;
-          e[i] = kUp ? strict : e[i] + strict;
-          e_log[i] = kUp ? strict_log : e_log[i] + strict_log;
-          moment[i] = kUp ? of_w.full : moment[i] + of_w.full;
-          difference[i] = kUp ? strict : difference[i] - strict;
-          log_difference[i] = kUp ? strict_log : log_difference[i] - strict_log;
-          moment_difference[i] = kUp ? of_w.full : moment_difference[i] - of_w.full;
+          const V sum = of_w.sum.strict, sum_log = of_log.step(decay[i], reach[i], w[i] * log_w[i]);
+          const V part = held.template step<kUp>(decays, i, sum), part_log = held_log.template step<kUp>(decays, i, sum_log);
+          e[i] = kUp ? sum : e[i] + sum;
+          e_log[i] = kUp ? sum_log : e_log[i] + sum_log;
+          moment[i] = kUp ? of_w.moment : moment[i] + of_w.moment;
+          difference[i] = kUp ? part : difference[i] - part;
+          log_difference[i] = kUp ? part_log : log_difference[i] - part_log;
+          moment_difference[i] = kUp ? of_w.moment : moment_difference[i] - of_w.moment;
         },
         [&] { of_w.end_block(), of_log.end_block(); });
   }
 
   template <bool kUp>
   void gradient_scan(int64_t n, V* d_weights, V* sig) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     MomentScan<V> of_h;
     Scan<V> of_b;
+    Held<T> held_h, held_b;
     walk<kUp>(
         n,
         [&](int64_t i) {
           of_h.step(decay[i], reach[i], gap<kUp>(i), reach_gap<kUp>(i), h[i]);
-          const V strict_h = of_h.sum.full - h[i], strict_b = of_b.step(decay[i], reach[i], b[i]) - b[i];
-          const V both = log_w[i] * strict_h - of_h.full + strict_b;
-          d_weights[i] += both;
-          sig[i] = kUp ? sig[i] - w[i] * both : sig[i] + w[i] * both;
+          const V sum_h = of_h.sum.strict, sum_b = of_b.step(decay[i], reach[i], b[i]);
+          d_weights[i] += log_w[i] * sum_h - of_h.moment + sum_b;
+          const V slope = log_w[i] * held_h.template step<kUp>(decays, i, sum_h) - of_h.moment +
+                          held_b.template step<kUp>(decays, i, sum_b);
+          sig[i] = kUp ? sig[i] - w[i] * slope : sig[i] + w[i] * slope;
         },
         [&] { of_h.end_block(), of_b.end_block(); });
-  }
-
-  // Equal scores have no slope between them. w, h and u are constant in a group, so of m pairs on one side each adds
-  // 2 h w (log w + u) to sig.
-  void correct_ties(int64_t n, V* sig) {
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      for (int64_t first = 0; first < n;) {
-        int64_t stop = first + 1;
-        while (stop < n && decays.tied[stop][lane]) ++stop;
-        for (int64_t r = first; r < stop && stop > first + 1; ++r) {
-          sig[r][lane] += T(2 * ((r - first) - (stop - 1 - r))) * h[r][lane] * w[r][lane] * g[r][lane];
-        }
-        first = stop;
-      }
-    }
   }
 };
 
@@ -203,7 +187,7 @@ static Tensor permutation_entropy(Tensor t, Tensor row, Tensor col, OptionalTens
 
 static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalTensor grad, Tensor t, Tensor row,
                                                                        Tensor col, OptionalTensor num_nodes, double tau,
-                                                                       int64_t) {
+                                                                       int64_t needs) {
   const int64_t rows = check("permutation_entropy_backward", t, row, col, num_nodes), k = t.size(1), n = t.size(2);
   STD_TORCH_CHECK(grad && grad->numel() == t.size(0), "permutation_entropy_backward: expected a gradient (b,)");
   const Tensor upstream = dense(*grad);
@@ -232,7 +216,7 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
                             from_lanes(sig.data(), count, n, n, out<T>(grad_t) + first * n);
                           });
   });
-  return {grad_t, grad_row, grad_col};
+  return {needed(grad_t, needs & 1), needed(grad_row, needs & 2), needed(grad_col, needs & 4)};
 }
 
 }  // namespace lps::cpu

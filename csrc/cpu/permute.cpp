@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_
     soft_gradient<F>(s, soft, in<F>(x), in<F>(grad), true, true, hard, nullptr, T(1), to, sorted.data());
     if (need_x && !hard) scatter_sum<T, F>(s, sorted.data(), nullptr, T(1), out<F>(grad_x));
   });
-  return {grad_x, grad_t, grad_row, grad_col};
+  return {grad_x, needed(grad_t, needs & 2), needed(grad_row, needs & 4), needed(grad_col, needs & 8)};
 }
 
 }  // namespace lps::cpu

@@ -14,22 +14,25 @@ struct Sinkhorn {
   using V = Vec<T>;
 
   Decays<T> decays;
-  std::vector<V> iterates;  // x_0 .. x_M where kept, else the last two
-  std::vector<V> opposite;  // the scan of the sweep before, which came from the other side
-  std::vector<V> q, sig, q_x;
+  std::vector<V> iterates;     // x_0 .. x_M where kept, else the last two
+  std::vector<V> differences;  // D x_0 .. D x_{M-1} where kept: the sum over lower minus that over higher ranks
+  std::vector<V> opposite, opposite_held;  // the scan of the sweep before, which came from the other side
+  std::vector<V> q, sig;
 
-  // The scalings of n elements after n_iter iterations. keep: all iterates, for `backward`.
+  // The scalings of n elements after n_iter iterations. keep: all that `backward` needs.
   void forward(int64_t n, int64_t n_iter, bool keep) {
     const int64_t half_steps = 2 * n_iter;
     iterates.resize((keep ? half_steps + 1 : 2) * n);
-    opposite.resize(n);
+    differences.resize(keep ? half_steps * n : 0);
     std::fill_n(iterates.begin(), n, splat<T>(1));
-    if (!keep) std::fill_n(iterates.begin() + n, n, splat<T>(1));
-    start<false>(&iterates[0], n);
+    start(iterates.data(), n);
     for (int64_t m = 0; m < half_steps; ++m) {
       const V* x = iterate(m, n, keep);
-      V* next = iterate(m + 1, n, keep);
-      m % 2 == 0 ? forward_sweep<true>(x, next, n) : forward_sweep<false>(x, next, n);
+      V *next = iterate(m + 1, n, keep), *difference = keep ? &differences[m * n] : nullptr;
+      with_flags(m % 2 == 0, decays.any_tied, [&](auto up, auto ties) {
+        keep ? forward_sweep<up.value, ties.value, true>(x, next, difference, n)
+             : forward_sweep<up.value, ties.value, false>(x, next, difference, n);
+      });
     }
   }
 
@@ -40,26 +43,20 @@ struct Sinkhorn {
     return iterate(2 * n_iter, n, keep);
   }
 
-  // rho, kap: gradients of log row and log col. Adds the gradient of t / tau to sig. Uses iterates that were kept.
+  // rho, kap: gradients of log row and log col. Adds the gradient of t / tau to sig. After `forward` that kept.
   void backward(const V* rho, const V* kap, int64_t n, int64_t n_iter) {
     const int64_t half_steps = 2 * n_iter;
     if (half_steps == 0 || n == 0) return;
     q.resize(n);
     const V* last = iterate(half_steps, n, true);
     for (int64_t i = 0; i < n; ++i) q[i] = last[i] * kap[i];
-    if (decays.any_tied) q_x.assign(n, splat<T>(0));
-    start<false>(q.data(), n);
+    start(q.data(), n);
     for (int64_t m = half_steps - 1; m >= 0; --m) {
-      const V *x = iterate(m, n, true), *next = iterate(m + 1, n, true);
-      const bool up = (half_steps - 1 - m) % 2 == 0;
-      const V* extra = m == half_steps - 1 ? rho : nullptr;
-      if (decays.any_tied) {
-        up ? backward_sweep<true, true>(x, next, extra, n) : backward_sweep<false, true>(x, next, extra, n);
-      } else {
-        up ? backward_sweep<true, false>(x, next, extra, n) : backward_sweep<false, false>(x, next, extra, n);
-      }
+      const V *x = iterate(m, n, true), *extra = m == half_steps - 1 ? rho : nullptr;
+      with_flags((half_steps - 1 - m) % 2 == 0, decays.any_tied, [&](auto up, auto ties) {
+        backward_sweep<up.value, ties.value>(x, &differences[m * n], extra, n);
+      });
     }
-    if (decays.any_tied) correct_ties(n);
   }
 
  private:
@@ -67,29 +64,49 @@ struct Sinkhorn {
     return &iterates[(keep ? m : m % 2) * n];
   }
 
-  // The scan that the first sweep finds: that of x in the other direction.
-  template <bool kUp>
-  void start(const V* x, int64_t n) {
-    opposite.resize(n);
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
-    Scan<V> scan;
-    walk<kUp>(n, [&](int64_t i) { opposite[i] = scan.step(decay[i], reach[i], x[i]); }, [&] { scan.end_block(); });
+  template <class Body>
+  static void with_flags(bool up, bool ties, const Body& body) {
+    constexpr std::true_type yes{};
+    constexpr std::false_type no{};
+    up ? (ties ? body(yes, yes) : body(yes, no)) : (ties ? body(no, yes) : body(no, no));
   }
 
-  template <bool kUp>
-  void forward_sweep(const V* x, V* next, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
-    V* other = opposite.data();
+  // The scan that the first sweep, an upward one, finds: that of x downwards.
+  void start(const V* x, int64_t n) {
+    opposite.resize(n);
+    opposite_held.resize(n);
+    Scan<V> scan;
+    Held<T> held;
+    walk_down(
+        n,
+        [&](int64_t i) {
+          opposite[i] = scan.step(decays.down[i], decays.down_reach[i], x[i]);
+          opposite_held[i] = held.template step<false>(decays, i, opposite[i]);
+        },
+        [&] { scan.end_block(); });
+  }
+
+  template <bool kUp, bool kTies, bool kKeep>
+  void forward_sweep(const V* x, V* next, V* difference, int64_t n) {
+    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    V *other = opposite.data(), *other_held = opposite_held.data();
     Scan<V> now, then;
+    Held<T> held_now, held_then;
     walk<kUp>(
         n,
         [&](int64_t i) {
-          const V d = decay[i], r = reach[i], xi = x[i];
-          const V result = reciprocal(now.step(d, r, xi) + (other[i] - xi));
+          const V d = decay[i], r = reach[i], xi = x[i], there = other[i];
+          const V here = now.step(d, r, xi);
+          const V result = reciprocal(here + (there + xi));
           next[i] = result;
           other[i] = then.step(d, r, result);
+          if constexpr (kKeep && kTies) {
+            const V kept = held_now.template step<kUp>(decays, i, here);
+            difference[i] = kUp ? kept - other_held[i] : other_held[i] - kept;
+            other_held[i] = held_then.template step<kUp>(decays, i, other[i]);
+          } else if constexpr (kKeep) {
+            difference[i] = kUp ? here - there : there - here;
+          }
         },
         [&] {
           now.end_block();
@@ -97,54 +114,33 @@ struct Sinkhorn {
         });
   }
 
-  // With a the gradient of log x_{m+1} and q = x_{m+1} a: sig -= q D x_m + x_m D q, D the difference of the two strict
-  // scans, and the gradient of log x_m is -x_m K q (+ rho where x_m is row). The other scan of x_m follows from
-  // K x_m = 1 / x_{m+1}.
+  // With a the gradient of log x_{m+1} and q = x_{m+1} a: sig -= q D x_m + x_m D q, and the gradient of log x_m is -x_m K q
+  // (+ rho where x_m is row).
   template <bool kUp, bool kTies>
-  void backward_sweep(const V* x, const V* next, const V* rho, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
-    V *other = opposite.data(), *qs = q.data(), *s = sig.data(), *qx = q_x.data();
-    Scan<V> scan_q, scan_x, then;
+  void backward_sweep(const V* x, const V* difference, const V* rho, int64_t n) {
+    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    V *other = opposite.data(), *other_held = opposite_held.data(), *qs = q.data(), *s = sig.data();
+    Scan<V> now, then;
+    Held<T> held_now, held_then;
     walk<kUp>(
         n,
         [&](int64_t i) {
-          const V d = decay[i], r = reach[i], xi = x[i], qi = qs[i];
-          const V here = scan_q.step(d, r, qi), there = other[i];
-          const V difference_x = T(2) * scan_x.step(d, r, xi) - (xi + reciprocal(next[i]));
-          const V change = qi * difference_x + xi * (here - there);
-          s[i] = kUp ? s[i] - change : s[i] + change;
-          if constexpr (kTies) qx[i] += qi * xi;
-          V a = -xi * (here + (there - qi));
+          const V d = decay[i], r = reach[i], xi = x[i], qi = qs[i], there = other[i];
+          const V here = now.step(d, r, qi);
+          V of_q = here - there;
+          if constexpr (kTies) of_q = held_now.template step<kUp>(decays, i, here) - other_held[i];
+          s[i] -= qi * difference[i] + (kUp ? xi * of_q : -(xi * of_q));
+          V a = -xi * (here + (there + qi));
           if (rho) a += rho[i];
           const V result = xi * a;
           qs[i] = result;
           other[i] = then.step(d, r, result);
+          if constexpr (kTies) other_held[i] = held_then.template step<kUp>(decays, i, other[i]);
         },
         [&] {
-          scan_q.end_block();
-          scan_x.end_block();
+          now.end_block();
           then.end_block();
         });
-  }
-
-  // Equal scores have no slope between them (d|x|/dx = 0 at 0): take back what the sweeps counted inside each group.
-  // x_m is constant in a group, so sum over m of q x is all that is needed.
-  void correct_ties(int64_t n) {
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      for (int64_t first = 0; first < n;) {
-        int64_t stop = first + 1;
-        while (stop < n && decays.tied[stop][lane]) ++stop;
-        T total = 0, before_r = 0;
-        for (int64_t r = first; r < stop; ++r) total += q_x[r][lane];
-        for (int64_t r = first; r < stop && stop > first + 1; ++r) {
-          const T own = q_x[r][lane], after_r = total - before_r - own;
-          sig[r][lane] += static_cast<T>((r - first) - (stop - 1 - r)) * own + before_r - after_r;
-          before_r += own;
-        }
-        first = stop;
-      }
-    }
   }
 };
 

@@ -151,9 +151,10 @@ void soft_sort_rows(const T* z, int64_t rows, int64_t k, int64_t n, const int64_
         const int64_t row = first + lane, valid = static_cast<int64_t>(counts[lane]);
         const Norm<T> norm(z + row * n, valid, options.normalize);
         const bool finite = norm.largest > 0;
+        const T bad = options.soft ? T(0) : std::numeric_limits<T>::quiet_NaN();
         alive[lane] = finite ? counts[lane] : T(0);
         for (int64_t r = 0; r < n; ++r) {
-          t[row * n + r] = r < valid && finite ? z[row * n + perm[row * n + r]] / norm.largest * norm.inverse : T(0);
+          t[row * n + r] = r < valid ? (finite ? z[row * n + perm[row * n + r]] / norm.largest * norm.inverse : bad) : T(0);
         }
       }
       if (!options.soft) continue;

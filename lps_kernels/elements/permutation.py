@@ -74,7 +74,7 @@ class Permutation(GroupElement):
         """Uniform permutations of the first num_nodes nodes."""
         check_sizes(b=b, n=n)
         checks.samples(k)
-        seed = new_seed(generator, device if num_nodes is None or device is not None else num_nodes.device)
+        seed = new_seed(generator, num_nodes.device if device is None and isinstance(num_nodes, Tensor) else device)
         checks.num_nodes(num_nodes, b, n, seed.device)
         return cls(random_permutation(seed, num_nodes, b, k, n), None, None, None, num_nodes)
 
@@ -216,7 +216,7 @@ class Permutation(GroupElement):
 
     def _transform_input(self, x: Tensor, order: int) -> Tensor:
         if self._inverted:
-            self._check_leading("x", x, 1)
+            checks.features("x", x, self._shape[:1], order, self._shape[2], self._perm.device)
             return self._each_input(x[:, None].expand(x.shape[0], self.n_samples, *x.shape[1:]), order)
         return run_permute(x, *self._arguments(), self._tau, order, self._hard)
 
@@ -237,6 +237,7 @@ class Permutation(GroupElement):
 
     def _transform_output(self, y: Tensor, order: int, weights: Tensor | None, reduce: str | None) -> Tensor:
         if self._inverted:
+            checks.features("y", y, self._shape[:2], order, self._shape[2], self._perm.device)
             return self._mean(self.inverse()._each_input(y, order), weights, reduce)
         return run_inverse_permute(y, *self._arguments(), weights, self._tau, order, self._hard, reduce)
 

@@ -28,8 +28,9 @@ def _soft_sort(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """scores (b, k, n), seed (1,) int64, num_nodes (b,) int64 -> perm, t, row, col, each (b, k, n).
 
-    Where soft is false no Sinkhorn runs, and row and col are (b, k, 0). Padding is zero in t, row and col; so is the
-    whole of t, row and col, and with it the gradient, in a row with a score that is not finite.
+    Padding is zero in t, row and col; so is the whole of t, row and col, and with it the gradient, in a row with a
+    score that is not finite. Where soft is false no Sinkhorn runs, row and col are (b, k, 0), and t of such a row is
+    NaN, so that a later soft_sort of t knows it.
     """
     b, k, n = scores.shape
     valid = valid_nodes(num_nodes, n, scores.device)
@@ -39,6 +40,7 @@ def _soft_sort(
     kept = torch.where(valid & finite, scores, 0)
     t = (_unit_norm(kept) if normalize else kept).gather(-1, perm)
     if not soft:
+        t = torch.where(valid & ~finite, torch.nan, t)
         return perm, t, t.new_empty(b, k, 0), t.new_empty(b, k, 0)
     row, col = sinkhorn(t, valid, tau, n_iter)
     return perm, t, torch.where(valid & finite, row, 0), torch.where(valid & finite, col, 0)
