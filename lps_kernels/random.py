@@ -77,7 +77,7 @@ def normals(seed: Tensor, rows: int, n: int, dtype: torch.dtype) -> Tensor:
     Words 2i and 2i + 1 of a row give elements 2i and 2i + 1. Uniform numbers keep as many bits as are exact after
     adding a half, and angles are reduced to an eighth of a turn, so that every backend agrees to rounding.
     """
-    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, -1, 2)
+    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
     bits = 23 if dtype == torch.float32 else 32
     uniform = ((words >> (32 - bits)).to(dtype) + 0.5) * 2.0**-bits
     radius = (-2 * uniform[..., 0].log()).sqrt()

@@ -93,7 +93,8 @@ class Symmetrized(nn.Module):
         n_samples: int = 1,
     ) -> None:
         super().__init__()
-        self._draw = uniform_group(distribution) if isinstance(distribution, str) else distribution
+        if isinstance(distribution, str):
+            uniform_group(distribution)  # raises for a name that is none
         self.f, self.distribution = f, distribution
         self.order_in, self.order_out, self.n_samples = order_in, order_out, n_samples
 
@@ -106,7 +107,8 @@ class Symmetrized(nn.Module):
         k = self.n_samples if n_samples is None else n_samples
         named = isinstance(self.distribution, str)
         first = x[0] if named and isinstance(x, (tuple, list)) else x
-        return self._draw(first, k, **given)
+        draw = uniform_group(self.distribution) if named else self.distribution
+        return draw(first, k, **given)
 
     def forward(self, x: Tensor | tuple[Tensor, ...], n_samples: int | None = None, **given: Any) -> Any:
         g = self.sample(x, n_samples, **given)

@@ -18,11 +18,12 @@ struct QuadOf {
 template <class T>
 using Quad = typename QuadOf<T>::type;
 
+// By elements: a copy through memory would be written in two parts and read in one, which stalls.
 template <class T, int D>
 LPS_FN Quad<T> load_quad(const T* p) {
-  Quad<T> v = {};
-  std::memcpy(&v, p, D * sizeof(T));
-  return v;
+  if constexpr (D == 2) return Quad<T>{p[0], p[1], T(0), T(0)};
+  if constexpr (D == 3) return Quad<T>{p[0], p[1], p[2], T(0)};
+  return Quad<T>{p[0], p[1], p[2], p[3]};
 }
 template <class T, int D>
 LPS_FN void store_quad(T* p, Quad<T> v) {

@@ -26,7 +26,8 @@ def _inverse_rotate_mean(
     q, center (b, 1 or k, d) and weights (b, k) in the dtype that y is computed in. weights multiply the samples, which
     are then summed; without them each counts 1 / k. Nodes from num_nodes (b,) on are written as zero.
     """
-    x = apply_rotation(y.to(compute_dtype(y.dtype)), q, order, transpose=False)
+    y_wide = mask_nodes(y.to(compute_dtype(y.dtype)), num_nodes, 1)
+    x = apply_rotation(y_wide, q, order, transpose=False)
     return finish_output(x, center, num_nodes, weights, mean).to(y.dtype)
 
 
