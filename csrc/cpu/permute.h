@@ -39,11 +39,11 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
   STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
-  uint64_t outside = 0;
+  bool outside = false;
   for (int64_t i = 0, size = shape.rows() * shape.n; i < size; ++i) {
-    outside |= static_cast<uint64_t>(shape.perm[i]) | static_cast<uint64_t>(shape.n - 1 - shape.perm[i]);
+    outside |= static_cast<uint64_t>(shape.perm[i]) >= static_cast<uint64_t>(shape.n);
   }
-  STD_TORCH_CHECK(!(outside >> 63), op, ": expected perm with values from 0 to n - 1");
+  STD_TORCH_CHECK(!outside, op, ": expected perm with values from 0 to n - 1");
   return shape;
 }
 
@@ -128,13 +128,6 @@ LPS_FN void copy_scaled(F* __restrict to, const F* __restrict from, T w, Channel
   for (int64_t j = 0; j < c; ++j) to[j] = static_cast<F>(w * static_cast<T>(from[j]));
 }
 
-// x[perm[r]] = sum over samples of w y[sample, r], and so for edges; w = weights or the constant `scale`. Each target
-// adds its samples in order, so the result does not depend on the threads.
-template <class From, class To>
-void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x) {
-  with_size(s.c, [&](auto channels) { scatter_sum_of(s, y, weights, scale, x, channels); });
-}
-
 template <class From, class To, class Channels>
 void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x, Channels c) {
   using T = Compute<To>;
@@ -184,10 +177,11 @@ void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, C
   });
 }
 
-// y[row, r] = w x[perm[r]], and so for edges: the gradient of scatter_sum.
-template <class F>
-void gather_scaled(const Shape& s, const F* x, const Compute<F>* weights, Compute<F> scale, F* y) {
-  with_size(s.c, [&](auto channels) { gather_scaled_of(s, x, weights, scale, y, channels); });
+// x[perm[r]] = sum over samples of w y[sample, r], and so for edges; w = weights or the constant `scale`. Each target
+// adds its samples in order, so the result does not depend on the threads.
+template <class From, class To>
+void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x) {
+  with_size(s.c, [&](auto channels) { scatter_sum_of(s, y, weights, scale, x, channels); });
 }
 
 template <class F, class Channels>
@@ -210,6 +204,12 @@ void gather_scaled_of(const Shape& s, const F* x, const Compute<F>* weights, Com
       }
     }
   });
+}
+
+// y[row, r] = w x[perm[r]], and so for edges: the gradient of scatter_sum.
+template <class F>
+void gather_scaled(const Shape& s, const F* x, const Compute<F>* weights, Compute<F> scale, F* y) {
+  with_size(s.c, [&](auto channels) { gather_scaled_of(s, x, weights, scale, y, channels); });
 }
 
 template <class T, class F>
