@@ -95,6 +95,7 @@ void with_size(int64_t bytes, const Body& body) {
 // x has an axis of samples where `each`; back: the other way round, x[row, r] goes to y[row, perm[r]].
 inline void move_nodes(const Shape& s, const void* from, void* to, int64_t itemsize, bool each, bool back) {
   const int64_t line = s.inner() * itemsize;
+  if (line == 0) return;
   const std::vector<int64_t> inverse = back ? inverse_of(s) : std::vector<int64_t>();
   with_size(s.c * itemsize, [&](auto size) {
     for_lines(s, 4.0 + 0.05 * line, [&](int64_t row, int64_t begin, int64_t end) {
