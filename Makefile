@@ -7,8 +7,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+JOBS ?= auto
 BENCH_ARGS ?=
-LPS_FUZZ_EXAMPLES ?= 20000
+LPS_FUZZ_EXAMPLES ?= 5000
 
 BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
@@ -16,14 +17,14 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test build bench fuzz sanitize lint readme wheel docs info clean distclean
+.PHONY: demo test build bench fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
 	$(BIN)/python -m benchmarks.demo
 
 test: build
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 build: $(VENV)/.built
 
@@ -36,13 +37,18 @@ bench: build
 	$(BIN)/python -m benchmarks.readme --write
 
 fuzz: build
-	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest tests -k fuzz $(PYTEST_ARGS)
+	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzz.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/python -m benchmarks.readme
+
+format: $(VENV)/.packages
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 readme: $(VENV)/.packages
 	$(BIN)/python -m benchmarks.readme --write
@@ -55,10 +61,10 @@ docs: $(VENV)/.packages
 	$(BIN)/pdoc --docformat google -o build/docs lps_kernels
 
 # AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own and only for the level that runs here.
-# libstdc++ is loaded first too, because the sanitizer looks for its __cxa_throw at start. Compilers of their own
-# (torch.compile) and bounds on memory know nothing of sanitizers and are left out.
+# libstdc++ is loaded first too, because the sanitizer looks for its __cxa_throw at start; capture=sys leaves it a stderr to
+# report on. Compilers of their own (torch.compile) and bounds on memory know nothing of sanitizers and are left out.
 SANITIZED := build/sanitize
-SANITIZE_TESTS ?= -k "not compile and not memory and not export and not fuzz"
+SANITIZE_TESTS ?= -k "not compile and not memory and not export"
 sanitize: $(VENV)/.packages
 	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.supported()[0])") && \
 	cmake -S . -B $(SANITIZED) -G Ninja -DLPS_CPU_LEVELS=$$level -DLPS_SANITIZE=address,undefined \
@@ -68,7 +74,7 @@ sanitize: $(VENV)/.packages
 	LPS_KERNELS_LIBRARY_DIR=$(SANITIZED)/library \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	$(BIN)/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -p no:cacheprovider --capture=sys $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import OURS, TARGET, Case, paired_ratio, stretch
+from lps_kernels import native
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +29,8 @@ def checkout(ref: str) -> Iterator[Path]:
         try:
             print(f"building {ref} ...", flush=True)
             build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-            subprocess.run(build, cwd=tree, check=True, capture_output=True)
+            level = {"CMAKE_ARGS": f"-DLPS_CPU_LEVELS={native.supported()[0]}"}
+            subprocess.run(build, cwd=tree, env={**os.environ, **level}, check=True, capture_output=True)
             package.mkdir()
             (package / "lps_kernels").symlink_to(tree / "lps_kernels")
             yield package

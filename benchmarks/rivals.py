@@ -116,6 +116,8 @@ def _adjoint_batch(kernel: Tensor, x: Tensor, rho: Tensor, kappa: Tensor) -> Ten
     return torch.stack(q[::-1])
 
 
+# Operators, so that torch.compile fuses what is around them and leaves their loops alone.
+@torch.library.custom_op("benchmarks::iterate_rows", mutates_args=())
 def _iterate_rows(kernel: Tensor) -> Tensor:
     x = kernel.new_ones(2 * N_ITER + 1, *kernel.shape[:2])
     for i, k in enumerate(kernel.unbind()):
@@ -125,6 +127,10 @@ def _iterate_rows(kernel: Tensor) -> Tensor:
     return x
 
 
+_iterate_rows.register_fake(lambda kernel: kernel.new_empty(2 * N_ITER + 1, *kernel.shape[:2]))
+
+
+@torch.library.custom_op("benchmarks::adjoint_rows", mutates_args=())
 def _adjoint_rows(kernel: Tensor, x: Tensor, rho: Tensor, kappa: Tensor) -> Tensor:
     q = torch.empty_like(x[1:])
     for i, k in enumerate(kernel.unbind()):
@@ -135,6 +141,9 @@ def _adjoint_rows(kernel: Tensor, x: Tensor, rho: Tensor, kappa: Tensor) -> Tens
             if m == 2 * N_ITER - 1:
                 a += minus
     return q
+
+
+_adjoint_rows.register_fake(lambda kernel, x, rho, kappa: torch.empty_like(x[1:]))
 
 
 class Gathered(torch.autograd.Function):

@@ -58,7 +58,5 @@ def build(b: int, n: int, c: int = 8, grow: tuple[int, ...] = (), one: bool = Fa
         "dense by rows": functools.partial(rivals.dense_step, by_rows=True),
     }
     runs = {name: step(f, b, n, c) for name, f in functions.items()}
-    compilable = {
-        name: lambda f=f: step(torch.compile(f), b, n, c) for name, f in functions.items() if name != "dense by rows"
-    }
+    compilable = {name: lambda f=f: step(torch.compile(f), b, n, c) for name, f in functions.items()}
     return Work({OURS: mine(n), **runs}, moved(b, n, c), compilable)

@@ -106,7 +106,7 @@ def cpu_lines() -> list[list[str]]:
         ["processor", f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"],
         ["threads", f"{torch.get_num_threads()}"],
         ["cpu kernels", chosen + (", forced by LPS_KERNELS_CPU_LEVEL" if forced else "")],
-        ["levels built", ", ".join(built) or "none"],
+        ["levels built", f"{', '.join(built) or 'none'}, in {native.here}"],
         ["levels this processor runs", ", ".join(native.supported())],
     ]
 

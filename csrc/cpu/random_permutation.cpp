@@ -1,24 +1,72 @@
 // random_permutation: Philox keys that carry their index, sorted.
-#include "core/philox.h"
 #include "cpu/parallel.h"
+#include "cpu/philox_lanes.h"
 #include "cpu/sort.h"
 
 namespace lps::cpu {
 
-// Two elements a Philox call, 63 random bits each, the low ones replaced by the element's index.
-static void fill_keys(uint64_t seed, int64_t row, int64_t valid, int64_t n, int64_t mask, int64_t* at, int64_t stride) {
-  constexpr int64_t chunk = 32;
-  int64_t keys[2 * chunk];
-  for (int64_t first = 0; first < n; first += 2 * chunk) {
-    for (int64_t call = 0; call < chunk; ++call) {
-      const Words words = philox(seed, static_cast<uint32_t>(first / 2 + call), row, kPermutation);
-      keys[2 * call] = static_cast<int64_t>(words.w[0] & 0x7FFFFFFFu) << 32 | words.w[1];
-      keys[2 * call + 1] = static_cast<int64_t>(words.w[2] & 0x7FFFFFFFu) << 32 | words.w[3];
+// A key has 63 random bits, two keys a Philox call, and its low bits are replaced by the element's index; padding comes
+// last.
+struct Keys {
+  uint64_t seed;
+  int64_t n, mask;
+
+  int64_t at(int64_t row, int64_t i, int64_t valid) const {
+    const Words words = philox(seed, static_cast<uint32_t>(i / 2), row, kPermutation);
+    const uint32_t high = words.w[i % 2 * 2], low = words.w[i % 2 * 2 + 1];
+    const int64_t key = i < valid ? static_cast<int64_t>(high & 0x7FFFFFFFu) << 32 | low : INT64_MAX;
+    return (key & ~mask) | i;
+  }
+};
+
+inline void long_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
+  const int64_t n = keys.n;
+  std::vector<int64_t> at(2 * n);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t valid = count_nodes(nodes, row / k, n);
+    for (int64_t i = 0; i < n; ++i) at[i] = keys.at(row, i, valid);
+    sort_radix(at.data(), at.data() + n, n, 0);
+    for (int64_t i = 0; i < n; ++i) perm[row * n + i] = at[i] & keys.mask;
+  }
+}
+
+// Short rows lie side by side in lanes and are sorted by the upper 31 bits, the index again in the low ones; the few
+// that agree in those are put in order by all 63.
+inline void short_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
+  constexpr int64_t lanes = kLanes<int32_t>, half = kLanes<uint64_t>;
+  const int64_t n = keys.n;
+  const int32_t mask = static_cast<int32_t>(keys.mask);
+  std::vector<Vec<int32_t>> at(n + 1);
+  for (int64_t row = begin; row < end; row += lanes) {
+    const int64_t count = std::min(lanes, end - row);
+    for (int64_t call = 0; 2 * call < n; ++call) {
+      int32_t* to = reinterpret_cast<int32_t*>(&at[2 * call]);
+      for (int64_t part = 0; part < lanes; part += half) {
+        Words64 words[4];
+        philox_lanes(keys.seed, static_cast<uint32_t>(call), row + part, kPermutation, words);
+        for (int64_t lane = 0; lane < half; ++lane) {
+          to[part + lane] = (static_cast<int32_t>(words[0][lane]) & INT32_MAX & ~mask) | static_cast<int32_t>(2 * call);
+          to[lanes + part + lane] =
+              (static_cast<int32_t>(words[2][lane]) & INT32_MAX & ~mask) | static_cast<int32_t>(2 * call + 1);
+        }
+      }
     }
-    const int64_t count = std::min(2 * chunk, n - first);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t key = first + i < valid ? keys[i] : INT64_MAX;
-      at[(first + i) * stride] = (key & ~mask) | (first + i);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      for (int64_t i = count_nodes(nodes, (row + lane) / k, n); i < n; ++i) {
+        at[i][lane] = (INT32_MAX & ~mask) | static_cast<int32_t>(i);
+      }
+    }
+    sort_lanes<int32_t>(at.data(), n);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const int64_t valid = count_nodes(nodes, (row + lane) / k, n);
+      int64_t* to = perm + (row + lane) * n;
+      bool close = false;
+      for (int64_t i = 0; i < n; ++i) to[i] = at[i][lane] & mask;
+      for (int64_t i = 1; i < valid; ++i) close |= (at[i][lane] ^ at[i - 1][lane]) <= mask;
+      if (close) {
+        std::sort(to, to + valid,
+                  [&](int64_t i, int64_t j) { return keys.at(row + lane, i, valid) < keys.at(row + lane, j, valid); });
+      }
     }
   }
 }
@@ -30,21 +78,16 @@ static Tensor random_permutation(Tensor seed, OptionalTensor num_nodes, int64_t 
   num_nodes = dense(num_nodes);
   STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, "random_permutation: expected num_nodes of shape (b,)");
   Tensor perm = empty(seed, {b, k, n}, ScalarType::Long);
-  const uint64_t key = static_cast<uint64_t>(*in<int64_t>(seed));
-  const int64_t* nodes = in<int64_t>(num_nodes);
-  int64_t* result = out<int64_t>(perm);
   int64_t mask = 1;
   while (mask < n) mask *= 2;
-  mask -= 1;
-  parallel_for(b * k, grain_for(10.0 * n), [&](int64_t begin, int64_t end) {
-    sort_rows(
-        begin, end, n, 0,
-        [&](int64_t row, int64_t* at, int64_t stride) {
-          fill_keys(key, row, count_nodes(nodes, row / k, n), n, mask, at, stride);
-        },
-        [&](int64_t row, const int64_t* at, int64_t stride) {
-          for (int64_t i = 0; i < n; ++i) result[row * n + i] = at[i * stride] & mask;
-        });
+  const Keys keys{static_cast<uint64_t>(*in<int64_t>(seed)), n, mask - 1};
+  const int64_t* nodes = in<int64_t>(num_nodes);
+  int64_t* result = out<int64_t>(perm);
+  // Whole groups of lanes to a thread.
+  constexpr int64_t lanes = kLanes<int32_t>;
+  const int64_t rows = b * k;
+  parallel_for((rows + lanes - 1) / lanes, grain_for(5.0 * n * lanes), [&](int64_t begin, int64_t end) {
+    (n > kNetworkLength ? long_rows : short_rows)(keys, begin * lanes, std::min(end * lanes, rows), k, nodes, result);
   });
   return perm;
 }

@@ -13,14 +13,16 @@ namespace lps::cpu {
 // Below this length a network of O(n log^2 n) comparisons without branches beats three passes over the keys.
 constexpr int64_t kNetworkLength = 512;
 
-LPS_FN void compare_exchange(Vec<int64_t>& a, Vec<int64_t>& b) {
-  const Vec<int64_t> greater = a > b, low = a, high = b;
-  a = greater ? high : low;
-  b = greater ? low : high;
+template <class I>
+LPS_FN void compare_exchange(Vec<I>& a, Vec<I>& b) {
+  const Vec<I> first = a, second = b;
+  a = first > second ? second : first;
+  b = first > second ? first : second;
 }
 
 // Batcher's merge exchange (Knuth, TAOCP 5.2.2, algorithm M), ascending, each lane for itself.
-inline void sort_lanes(Vec<int64_t>* a, int64_t n) {
+template <class I>
+void sort_lanes(Vec<I>* a, int64_t n) {
   if (n < 2) return;
   int64_t top = 1;
   while (2 * top < n) top *= 2;
@@ -29,7 +31,7 @@ inline void sort_lanes(Vec<int64_t>* a, int64_t n) {
     while (true) {
       for (int64_t block = r; block < n - d; block += 2 * p) {
         const int64_t end = std::min(block + p, n - d);
-        for (int64_t i = block; i < end; ++i) compare_exchange(a[i], a[i + d]);
+        for (int64_t i = block; i < end; ++i) compare_exchange<I>(a[i], a[i + d]);
       }
       if (q == p) break;
       d = q - p;
@@ -76,7 +78,7 @@ void sort_rows(int64_t begin, int64_t end, int64_t n, int low, const Fill& fill,
   for (int64_t row = begin; row < end; row += lanes) {
     const int64_t count = std::min<int64_t>(lanes, end - row);
     for (int64_t lane = 0; lane < count; ++lane) fill(row + lane, at + lane, lanes);
-    sort_lanes(keys.data(), n);
+    sort_lanes<int64_t>(keys.data(), n);
     for (int64_t lane = 0; lane < count; ++lane) take(row + lane, at + lane, lanes);
   }
 }
