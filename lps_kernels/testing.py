@@ -253,8 +253,11 @@ def widen(args: Sequence) -> list:
     return [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
 
 
-def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, terms: int = 1, factor: float = 3.0) -> None:
-    """got errs, against want in float64, at most `factor` times as much as base does; float64 agrees to 1e-10."""
+def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, terms: int = 1, scale: float = 1e-6) -> None:
+    """got errs, against want in float64, at most three times as much as base does; float64 agrees to 1e-10.
+
+    terms: how many numbers are added; scale: how large they are beyond the result, where they cancel.
+    """
     assert got.shape == want.shape, f"{what}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}"
     assert got.dtype == base.dtype, f"{what}: expected {base.dtype}, got {got.dtype}"
     if not got.numel():
@@ -266,8 +269,8 @@ def assert_close(what: str, got: Tensor, want: Tensor, base: Tensor, terms: int 
     if got.dtype == torch.float64:
         error, allowed = (got - want).abs().max(), EXACT * (want.abs().max() + 1e-3)
     else:
-        floor = FLOOR * math.sqrt(terms) * torch.finfo(got.dtype).eps * (_rms(want) + 1e-6)
-        error, allowed = _rms(got.double() - want), factor * _rms(base.double() - want) + floor
+        floor = FLOOR * math.sqrt(terms) * torch.finfo(got.dtype).eps * (_rms(want) + scale)
+        error, allowed = _rms(got.double() - want), 3 * _rms(base.double() - want) + floor
     assert bool(error <= allowed), f"{what}: error {error:.3e}, allowed {allowed:.3e}"
 
 
@@ -279,13 +282,13 @@ def _outputs(out) -> tuple[Tensor, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def assert_matches(op: Op, backend: str, args: Sequence, terms: int = 1) -> None:
+def assert_matches(op: Op, backend: str, args: Sequence, **tolerance) -> None:
     """Every output of the op on the backend is as right as the reference's."""
     kept = [a.clone() if isinstance(a, Tensor) else a for a in args]
     got = _outputs(op(*args, backend=backend))
     want, base = _outputs(op.reference(*widen(args))), _outputs(op.reference(*args))
     for name, g, w, r in zip(op.outputs, got, want, base, strict=True):
-        assert_close(f"{op.name} {name}", g, w, r, terms)
+        assert_close(f"{op.name} {name}", g, w, r, **tolerance)
     for name, a, b in zip(op.parameters, args, kept):
         assert not isinstance(a, Tensor) or same(a, b), f"{op.name} modified its argument {name}"
 
@@ -331,14 +334,14 @@ def assert_gradients_match(
     args: Sequence,
     wanted: Sequence[int] | None = None,
     layout: str = "contiguous",
-    terms: int = 1,
+    **tolerance,
 ) -> None:
     """Every gradient of the op on the backend is as right as the reference's; layout is that of incoming gradients."""
     got = gradients(op, backend, args, wanted, layout)
     want = gradients(op, "reference", widen(args), wanted, layout)
     base = gradients(op, "reference", args, wanted, layout)
     for name, g in got.items():
-        assert_close(f"{op.name} gradient of {name}", g, want[name], base[name], terms)
+        assert_close(f"{op.name} gradient of {name}", g, want[name], base[name], **tolerance)
 
 
 @contextlib.contextmanager

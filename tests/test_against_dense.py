@@ -106,10 +106,11 @@ def all_of(case, inputs, nodes, uses, perm):
     return results | gradients(results, inputs)
 
 
-def assert_equal_to_dense(case, uses, dtype):
+def assert_equal_to_dense(case, uses, dtype, backend=None):
     inputs, nodes = make_inputs(case, dtype)
-    g, results = library(case, inputs, nodes, uses)
-    got = results | gradients(results, inputs)
+    with lk.backend(backend):
+        g, results = library(case, inputs, nodes, uses)
+        got = results | gradients(results, inputs)
     wide, _ = make_inputs(case, torch.float64)
     want = all_of(case, wide, nodes, uses, g.perm)
     assert got.keys() == want.keys()
@@ -125,14 +126,24 @@ def assert_equal_to_dense(case, uses, dtype):
 ALL = list(covering_cases())
 
 
-@pytest.mark.parametrize(("case", "uses"), ALL, ids=lambda v: str(v) if isinstance(v, testing.Case) else "+".join(v))
+each_case = pytest.mark.parametrize(
+    ("case", "uses"), ALL, ids=lambda v: str(v) if isinstance(v, testing.Case) else "+".join(v)
+)
+
+
+@each_case
 def test_equals_dense_in_float64(case, uses):
     assert_equal_to_dense(case, uses, torch.float64)
 
 
-@pytest.mark.parametrize(("case", "uses"), ALL, ids=lambda v: str(v) if isinstance(v, testing.Case) else "+".join(v))
+@each_case
 def test_errs_no_more_than_dense_in_float32(case, uses):
     assert_equal_to_dense(case, uses, torch.float32)
+
+
+@pytest.mark.parametrize(("case", "uses"), [c for c in ALL if c[0].n <= 64][::2], ids=str)
+def test_reference_equals_dense(case, uses):
+    assert_equal_to_dense(case, uses, torch.float64, "reference")
 
 
 def test_cases_cover_every_pair_of_options():
