@@ -178,3 +178,81 @@ def weights(w: Tensor | None, y: Tensor, reduce: str | None) -> Tensor | None:
     same_device("weights", w, y.device)
     w = w.to(torch.float64 if y.dtype in (torch.float64, torch.complex128) else torch.float32)
     return w / w.sum(1, keepdim=True)
+
+
+def vectors(v: Tensor, special: bool) -> None:
+    """(..., d, m) with m <= d, floating or complex."""
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v: expected a tensor (..., d, m), got {type(v).__name__}")
+    if v.layout != torch.strided:
+        raise TypeError(f"v: expected a dense tensor, got layout {v.layout}")
+    if v.dim() < 2:
+        raise ValueError(f"v: expected shape (..., d, m), got {tuple(v.shape)}")
+    if v.dtype not in (torch.complex64, torch.complex128):
+        floating("v", v)
+    d, m = v.shape[-2:]
+    if m > d:
+        raise ValueError(f"v: expected no more than d = {d} columns, got {m}")
+    if not isinstance(special, bool):
+        raise TypeError(f"special: expected a bool, got {type(special).__name__}")
+    if special and m != d:
+        raise ValueError(f"special: expected square matrices for a determinant of 1, got {d} x {m}")
+    if special and v.is_complex():
+        raise ValueError("special: expected real vectors, got complex ones")
+
+
+def rotations(q: Tensor) -> None:
+    """(b, k, d, d), floating or complex; that it is orthogonal is the caller's word."""
+    tensor("q", q, "(b, k, d, d)")
+    if q.dtype not in (torch.complex64, torch.complex128):
+        floating("q", q)
+    if q.shape[-1] != q.shape[-2]:
+        raise ValueError(f"q: expected square matrices (b, k, d, d), got {tuple(q.shape)}")
+    samples(q.shape[1])
+
+
+def center(x: Tensor | None, q: Tensor, order: int) -> Tensor | None:
+    """(b, d) or (b, 1 or k, d), as (b, 1 or k, d)."""
+    if x is None:
+        return None
+    if not isinstance(x, Tensor):
+        raise TypeError(f"center: expected a tensor (b, d), got {type(x).__name__}")
+    if order != 1:
+        raise ValueError("center: expected none for tensors of order 2, which a translation does not move")
+    b, k, d = q.shape[:3]
+    x = x[:, None] if x.dim() == 2 else x
+    if x.dim() != 3 or x.shape[0] != b or x.shape[1] not in (1, k) or x.shape[2] != d:
+        raise ValueError(f"center: expected shape ({b}, {d}) or ({b}, {k}, {d}), got {tuple(x.shape)}")
+    same_device("center", x, q.device)
+    return x
+
+
+def space(name: str, x: Tensor, leading: Sequence[int], order: int, q: Tensor) -> None:
+    """(*leading, n, d, ...) or (*leading, d) for order 1, with two axes d for order 2; floating or complex."""
+    if order not in (1, 2) or isinstance(order, bool):
+        raise ValueError(f"order: expected 1 or 2, got {order!r}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    if x.dtype not in (torch.complex64, torch.complex128):
+        floating(name, x)
+    count, d = len(leading), q.shape[-1]
+    start = count + (x.dim() > count + order)
+    axes = x.shape[start : start + order]
+    if tuple(x.shape[:count]) != tuple(leading) or len(axes) != order or any(size != d for size in axes):
+        lead, axis = ", ".join(map(str, leading)), ", ".join([str(d)] * order)
+        raise ValueError(f"{name}: expected shape ({lead}, n, {axis}, ...) or ({lead}, {axis}), got {tuple(x.shape)}")
+    same_device(name, x, q.device)
+
+
+def orthogonal(q: Tensor) -> None:
+    """That q^H q is 1 to 1e-3, on CPU only."""
+    if not _readable(q) or not q.numel():
+        return
+    wide = q.detach().to(torch.promote_types(q.dtype, torch.float32))
+    error = (wide.mH @ wide - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
+    bad = (~(error <= 1e-3)).nonzero()
+    if bad.numel():
+        row = bad[0].tolist()
+        raise ValueError(f"q: expected orthonormal columns, got an error of {error[tuple(row)]:.2g} at {row} of (b, k)")

@@ -5,6 +5,8 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,4 +68,26 @@ def row_words(seed: Tensor, rows: int, n: int, per_element: int, stream: int) ->
     index = torch.arange(calls, device=seed.device)
     row = torch.arange(rows, device=seed.device)[:, None]
     words = torch.stack(philox(seed, (index, row & _MASK, row >> 32, stream)), dim=-1)
-    return words.reshape(rows, calls * 4)[:, : n * per_element].reshape(rows, n, per_element)
+    # An index and not a slice: torch.compile would compile anew where n * per_element is a multiple of four.
+    used = torch.arange(n * per_element, device=seed.device)
+    return words.flatten(1).index_select(1, used).reshape(rows, n, per_element)
+
+
+def normals(seed: Tensor, rows: int, n: int, dtype: torch.dtype) -> Tensor:
+    """(rows, n) standard normal numbers, float32 or float64, by Box and Muller's method.
+
+    Words 2i and 2i + 1 of a row give elements 2i and 2i + 1. Uniform numbers keep as many bits as are exact after
+    adding a half, and angles are reduced to an eighth of a turn, so that every backend agrees to rounding.
+    """
+    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
+    bits = 23 if dtype == torch.float32 else 32
+    uniform = ((words >> (32 - bits)).to(dtype) + 0.5) * 2.0**-bits
+    radius = (-2 * uniform[..., 0].log()).sqrt()
+    quarters = uniform[..., 1] * 4
+    quadrant = (quarters + 0.5).floor()
+    angle = (quarters - quadrant) * (math.pi / 2)
+    sine, cosine = angle.sin(), angle.cos()
+    odd, negative_cosine, negative_sine = quadrant % 2 == 1, (quadrant == 1) | (quadrant == 2), quadrant >= 2
+    first = torch.where(odd, sine, cosine) * torch.where(negative_cosine, -1, 1)
+    second = torch.where(odd, cosine, sine) * torch.where(negative_sine & (quadrant < 4), -1, 1)
+    return torch.stack((radius * first, radius * second), -1).reshape(rows, n + n % 2)[:, :n]

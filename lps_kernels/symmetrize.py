@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lps_kernels.elements import GroupElement, Permutation
+from lps_kernels.elements import GroupElement
+from lps_kernels.groups import uniform_group
 
 
 def symmetrize(
@@ -29,7 +30,8 @@ def symmetrize(
         f: gets each input as (b * k, ...) and returns (b * k, ...), a tensor or a tuple of them.
         x: (b, ...), a tensor or a tuple of them.
         g: a group element with k samples for each of b inputs.
-        order_in: how many axes of x the group acts on; for a tuple of inputs a list of as many.
+        order_in: how many axes of x the group acts on, or what the group's class takes, such as "point" or (1, 0); for
+            a tuple of inputs a list of as many.
         order_out: the same of what f returns; for a tuple of outputs a list of as many.
         weights: (b, k), of a weighted mean; they are divided by their sum.
     Returns: (b, ...), like what f returned.
@@ -65,13 +67,6 @@ def _unfold(y: Tensor, g: GroupElement) -> Tensor:
     return y.unflatten(0, (b, k))
 
 
-def _uniform_permutation(x: Tensor, k: int, num_nodes: Tensor | None = None) -> Permutation:
-    return Permutation.uniform(x.shape[0], k, x.shape[1], num_nodes, device=x.device)
-
-
-UNIFORM: dict[str, Callable[..., GroupElement]] = {"S_n": _uniform_permutation}
-
-
 class Symmetrized(nn.Module):
     """A module made equivariant: `symmetrize` of f with group elements that a distribution draws from the input.
 
@@ -82,7 +77,8 @@ class Symmetrized(nn.Module):
     Arguments:
         f: any callable; see `symmetrize`.
         distribution: distribution(x, k) -> group element with k samples, usually a module with an equivariant
-            network in it; or the name of a group, "S_n", for uniform samples (group averaging).
+            network in it; or the name of a group for uniform samples (group averaging): "S_n", "O(3)", "SO(3)",
+            "E(3)", "SE(3)", "U(2)", "S_n x SE(3)", see `lps_kernels.groups`.
         order_in, order_out: see `symmetrize`.
         n_samples: k, unless a call says otherwise.
     Source: Kim et al., NeurIPS 2023, section 2.
@@ -97,8 +93,8 @@ class Symmetrized(nn.Module):
         n_samples: int = 1,
     ) -> None:
         super().__init__()
-        if isinstance(distribution, str) and distribution not in UNIFORM:
-            raise ValueError(f"distribution: expected a callable or one of {list(UNIFORM)}, got {distribution!r}")
+        if isinstance(distribution, str):
+            uniform_group(distribution)  # raises for a name that is none
         self.f, self.distribution = f, distribution
         self.order_in, self.order_out, self.n_samples = order_in, order_out, n_samples
 
@@ -109,10 +105,10 @@ class Symmetrized(nn.Module):
     def sample(self, x: Tensor | tuple[Tensor, ...], n_samples: int | None = None, **given: Any) -> GroupElement:
         """Draw the group elements for x; `given` goes to the distribution, for example num_nodes=."""
         k = self.n_samples if n_samples is None else n_samples
-        if not isinstance(self.distribution, str):
-            return self.distribution(x, k, **given)
-        first = x[0] if isinstance(x, (tuple, list)) else x
-        return UNIFORM[self.distribution](first, k, **given)
+        named = isinstance(self.distribution, str)
+        first = x[0] if named and isinstance(x, (tuple, list)) else x
+        draw = uniform_group(self.distribution) if named else self.distribution
+        return draw(first, k, **given)
 
     def forward(self, x: Tensor | tuple[Tensor, ...], n_samples: int | None = None, **given: Any) -> Any:
         g = self.sample(x, n_samples, **given)

@@ -43,6 +43,12 @@ class Case:
     weighted: bool = False
     edges: bool = True
     layout: str = "contiguous"
+    d: int = 3
+    m: int = 3
+    special: bool = False
+    centered: bool = True
+    haar: bool = False
+    unitary: bool = False
 
     def __str__(self) -> str:
         default = Case()
@@ -76,7 +82,36 @@ _FEATURES = (
     Case(c=0),
 )
 
+_SPACE = (
+    Case(),
+    Case(c=1),
+    Case(c=1, d=2, ragged=False),
+    Case(d=4, k=1, centered=False),
+    Case(d=5, c=9),
+    Case(d=1),
+    Case(order=2),
+    Case(order=2, c=1, d=4),
+    Case(order=2, d=6, n=1),
+)
+_PRODUCT = (*_SPACE, Case(soft=False), Case(n=33, c=1, tau=0.01, scores="tied"))
+
+
+def _means(cases: Sequence[Case]) -> tuple[Case, ...]:
+    return tuple(dataclasses.replace(c, **options) for c in cases for options in ({"weighted": True}, {"mean": False}))
+
+
 CASES: dict[str, tuple[Case, ...]] = {
+    "gram_schmidt": (
+        *(Case(b=20, d=d, m=d, special=special) for d in (1, 2, 3, 4, 7) for special in (False, True)),
+        *(Case(b=20, d=d, m=m) for d, m in ((3, 2), (4, 1), (9, 5))),
+        *(Case(b=20, d=d, m=d, unitary=True) for d in (1, 2, 3, 5)),
+    ),
+    "random_orthogonal": tuple(Case(d=d, unitary=unitary) for d in (1, 2, 3, 4, 8) for unitary in (False, True)),
+    "rotate": _SPACE,
+    "inverse_rotate_mean": (*_SPACE, *_means(_SPACE)),
+    "permute_rotate": _PRODUCT,
+    "inverse_permute_rotate_mean": (*_PRODUCT, *_means(_PRODUCT)),
+    "sample_rotate": (Case(), Case(special=True, d=4, m=4), Case(centered=False), Case(haar=True), Case(c=1, b=5)),
     "random_permutation": (Case(), Case(n=64, b=5), Case(n=1), Case(n=200, k=1), Case(n=33, ragged=False)),
     "soft_sort": _SCORES,
     "permutation_entropy": tuple(c for c in _SCORES if c.soft),
@@ -174,7 +209,16 @@ def arguments(op: Op, case: Case, dtype: torch.dtype = torch.float32, device: st
     perm, t, row, col = _soft_sort.reference(scores, number, nodes, case.tau, case.n_iter, case.normalize, True)
     need_soft = case.soft or "entropy" in op.name
 
+    in_space = "q" in op.parameters or op.name == "sample_rotate"
+    rotation = torch.linalg.qr(torch.randn(b, k, case.d, case.d, generator=g, dtype=torch.float64))[0]
+    shape = (b, k, case.d, case.d) if op.name == "sample_rotate" else (b, case.d, case.m, *[2] * case.unitary)
+    v = torch.randn(shape, generator=g, dtype=torch.float64).to(wide if op.name == "sample_rotate" else dtype)
+
     def features(*lead: int, order: int, mask: Tensor) -> Tensor:
+        if in_space:
+            space = [case.d] * (1 if op.name == "sample_rotate" else case.order)
+            x = torch.randn(*lead, n, *space, c, generator=g, dtype=torch.float64).to(dtype)
+            return x.masked_fill(~mask.view(b, *[1] * (len(lead) - 1), n, *[1] * (len(space) + 1)), float("nan"))
         x = torch.randn(*lead, *[n] * order, c, generator=g, dtype=torch.float64).to(dtype)
         for axis in range(order):
             x = x.masked_fill(~mask.view(b, *[1] * (len(lead) - 1 + axis), n, *[1] * (order - axis)), float("nan"))
@@ -192,6 +236,10 @@ def arguments(op: Op, case: Case, dtype: torch.dtype = torch.float32, device: st
         "edges": features(b, order=2, mask=valid) if case.edges else None,
         "weights": torch.rand(b, k, generator=g, dtype=torch.float64).to(wide) if case.weighted else None,
         "hard": case.hard or not case.soft,
+        "v": None if case.haar else v,
+        "q": rotation.to(wide),
+        "center": rotation[:, :1, 0].to(wide) if case.centered and case.order == 1 else None,
+        "double": True,
     }
     made = [values[name] for name in op.parameters]
     return [

@@ -55,7 +55,7 @@ def sensible(op, case):
     return dataclasses.replace(case, **fields)
 
 
-@pytest.mark.parametrize("name", list(BEST))
+@pytest.mark.parametrize("name", [name for name in BEST if name != "random_permutation"])
 @examples(280)
 @given(data=st.data())
 def test_kernel_equals_reference(name, data):

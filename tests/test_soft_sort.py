@@ -139,7 +139,9 @@ def test_a_row_that_is_not_finite(kind, normalize, dtype, backend):
     assert all((x[1, 2] == 0).all() for x in got[1:])
     other = torch.ones(3, 3, dtype=torch.bool)
     other[1, 2] = False
-    assert all(torch.equal(a[other], b[other]) for a, b in zip(got, want))
+    assert all(torch.equal(a[other], b[other]) for a, b in zip(got[:-1], want[:-1]))
+    close = {"rtol": 0.01, "atol": 0.01} if dtype.itemsize == 2 else {}
+    torch.testing.assert_close(got[-1][other], want[-1][other], **close)
 
 
 @each_backend

@@ -184,4 +184,4 @@ def test_errors_name_the_argument(name, given):
 
 def test_unknown_group_is_an_error():
     with pytest.raises(ValueError, match="distribution"):
-        lk.Symmetrized(nn.Identity(), "SO(17)")
+        lk.Symmetrized(nn.Identity(), "SO(n)")

@@ -9,12 +9,12 @@ namespace lps {
 // Gaps are clipped here, in units of tau: the decay is zero, and zero times the gap is too.
 constexpr double kFarApart = 1e4;
 
-// One direction of K x without its diagonal: strict_i = sum over j before i of K[i, j] x_j. The diagonal is left out rather
-// than subtracted later, which would lose all digits of what is far smaller.
+// One direction of K x without its diagonal: strict_i = sum over j before i of K[i, j] x_j. The diagonal is left out
+// rather than subtracted later, which would lose all digits of what is far smaller.
 //
 // The row is cut into blocks. `decay` is K between neighbours, zero at the first element of a block, and `reach` is K
-// between the element and the last one of the block before: taken from the difference of their scores, not from a product
-// of decays, so that rounding does not pile up along a row.
+// between the element and the last one of the block before: taken from the difference of their scores, not from a
+// product of decays, so that rounding does not pile up along a row.
 template <class V>
 struct Scan {
   V local{}, carry{}, strict{}, last{};

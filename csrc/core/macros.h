@@ -3,6 +3,8 @@
 
 #if defined(__CUDACC__)
 #define LPS_FN __host__ __device__ __forceinline__
+#define LPS_RARE __host__ __device__ __noinline__
 #else
 #define LPS_FN inline __attribute__((always_inline))
+#define LPS_RARE __attribute__((noinline, cold))
 #endif

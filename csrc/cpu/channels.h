@@ -64,28 +64,6 @@ void kernel_product(const RowDecays<T>& decays, const Vec<T>* w, Vec<T>* out, in
       end);
 }
 
-// sums[i] = the sum of v[i]'s lanes, for kLanes vectors: halves are folded pair by pair.
-template <class T>
-LPS_FN Vec<T> sum_lanes(const Vec<T>* v) {
-  constexpr int lanes = kLanes<T>;
-  Vec<T> level[lanes];
-  for (int i = 0; i < lanes; ++i) level[i] = v[i];
-#pragma GCC unroll 4
-  for (int segment = lanes, count = lanes; count > 1; segment /= 2, count /= 2) {
-    Vec<Int<T>> low{}, high{};
-    for (int i = 0; i < lanes; ++i) {
-      const int half = segment / 2, from = i / half;  // output segment: from the first or the second vector
-      low[i] = from * segment + i % half;
-      high[i] = low[i] + half;
-    }
-    for (int i = 0; i < count / 2; ++i) {
-      level[i] = __builtin_shuffle(level[2 * i], level[2 * i + 1], low) +
-                 __builtin_shuffle(level[2 * i], level[2 * i + 1], high);
-    }
-  }
-  return level[0];
-}
-
 // The gradient of a row's P = row K col with D = dL/dP = U V^T, summed over channels. It adds to
 //   d_row[r] = sum_j K[r, j] col[j] D[r, j],  d_col[j] = sum_r K[r, j] row[r] D[r, j],
 //   sig[r] = dL/d(t_r / tau).
@@ -115,11 +93,20 @@ struct PairSums {
     }
     const int64_t held = decays.any_tied ? 2 * padded : 0;
     for (int64_t i = 0; i < n; i += lanes) {
-      const auto total = [&](const std::vector<V>& of, int64_t at) { return sum_lanes<T>(&of[at + i]); };
+      const auto total = [&](const std::vector<V>& of, int64_t at) {
+        V block[lanes];
+        std::copy_n(&of[at + i], lanes, block);
+        return sum_lanes<T>(block);
+      };
       const V both = total(diagonal, 0);
-      const V for_row = total(lower, 0) + total(higher, 0), for_col = total(lower, padded) + total(higher, padded);
-      const V row_slope = total(lower, held) - total(higher, held);
-      const V col_slope = total(lower, held + padded) - total(higher, held + padded);
+      const V row_low = total(lower, 0), row_high = total(higher, 0);
+      const V col_low = total(lower, padded), col_high = total(higher, padded);
+      V row_slope = row_low - row_high, col_slope = col_low - col_high;
+      if (held) {
+        row_slope = total(lower, held) - total(higher, held);
+        col_slope = total(lower, held + padded) - total(higher, held + padded);
+      }
+      const V for_row = row_low + row_high, for_col = col_low + col_high;
       for (int64_t lane = 0; lane < std::min(lanes, n - i); ++lane) {
         const int64_t at = i + lane;
         d_row[at] += for_row[lane] + both[lane] * col[at];
@@ -130,11 +117,12 @@ struct PairSums {
   }
 
  private:
-  // Partial sums in lanes, of one direction: to[i] of u_i (K col v)_i, to[padded + i] of v_i (K row u)_i; 2 padded further on
-  // the same without partners of equal score, as the slopes want them, see Held.
+  // Partial sums in lanes, of one direction: to[i] of u_i (K col v)_i, to[padded + i] of v_i (K row u)_i; 2 padded
+  // further on the same without partners of equal score, as the slopes want them, see Held.
   template <int kWidth, bool kUp, bool kTies>
   void sweep(const RowDecays<T>& decays, const T* row, const T* col, const V* u, const V* v, int64_t n, V* to) {
-    const T *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const T *decay = (kUp ? decays.up : decays.down).data(),
+            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     const int64_t padded = (n + lanes - 1) / lanes * lanes;
     Scan<V> of_u[kWidth], of_v[kWidth];
     V held_u[kTies ? kWidth : 1] = {}, held_v[kTies ? kWidth : 1] = {};

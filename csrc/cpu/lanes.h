@@ -13,21 +13,36 @@ namespace lps::cpu {
 
 constexpr int64_t kBlock = 32;  // of the scans, see core/laplace.h
 
-// rows: `count` rows of n, `stride` apart -> lanes[i][row]; lanes without a row hold `fill`.
-template <class T, class Source>
-void to_lanes(const Source* rows, int64_t count, int64_t n, int64_t stride, T fill, Vec<T>* lanes) {
-  T* at = reinterpret_cast<T*>(lanes);
-  for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-    const Source* row = rows + lane * stride;
-    for (int64_t i = 0; i < n; ++i) at[i * kLanes<T> + lane] = lane < count ? static_cast<T>(row[i]) : fill;
+// rows: `count` rows of n, `stride` apart -> lanes[i][row]; lanes without a row are zero.
+template <class T>
+void to_lanes(const T* rows, int64_t count, int64_t n, int64_t stride, Vec<T>* lanes) {
+  constexpr int64_t width = kLanes<T>;
+  int64_t i = 0;
+  for (; i + width <= n; i += width) {
+    Vec<T> block[width];
+    for (int64_t lane = 0; lane < width; ++lane) {
+      block[lane] = lane < count ? load(rows + lane * stride + i) : splat<T>(0);
+    }
+    transpose<T>(block);
+    for (int64_t j = 0; j < width; ++j) lanes[i + j] = block[j];
+  }
+  for (; i < n; ++i) {
+    for (int64_t lane = 0; lane < width; ++lane) lanes[i][lane] = lane < count ? rows[lane * stride + i] : T(0);
   }
 }
 
 template <class T>
 void from_lanes(const Vec<T>* lanes, int64_t count, int64_t n, int64_t stride, T* rows) {
-  const T* at = reinterpret_cast<const T*>(lanes);
-  for (int64_t lane = 0; lane < count; ++lane) {
-    for (int64_t i = 0; i < n; ++i) rows[lane * stride + i] = at[i * kLanes<T> + lane];
+  constexpr int64_t width = kLanes<T>;
+  int64_t i = 0;
+  for (; i + width <= n; i += width) {
+    Vec<T> block[width];
+    for (int64_t j = 0; j < width; ++j) block[j] = lanes[i + j];
+    transpose<T>(block);
+    for (int64_t lane = 0; lane < count; ++lane) store(rows + lane * stride + i, block[lane]);
+  }
+  for (; i < n; ++i) {
+    for (int64_t lane = 0; lane < count; ++lane) rows[lane * stride + i] = lanes[i][lane];
   }
 }
 
@@ -75,8 +90,8 @@ struct Decays {
   }
 };
 
-// A scan without the partners of equal score: there is no slope between them (d|x|/dx = 0 at 0), so that where slopes are
-// summed a group of equal scores keeps what its first member found.
+// A scan without the partners of equal score: there is no slope between them (d|x|/dx = 0 at 0), so that where slopes
+// are summed a group of equal scores keeps what its first member found.
 template <class T>
 struct Held {
   Vec<T> value{};

@@ -32,6 +32,13 @@ inline int64_t grain_for(double work) {
   return std::max<int64_t>(1, static_cast<int64_t>(10000.0 / std::max(work, 1e-3)));
 }
 
+// A thread's own, kept between calls: buffers fresh from the system cost a page fault each 4 KB, more than a small op.
+template <class Buffers>
+Buffers& workspace() {
+  static thread_local Buffers buffers;
+  return buffers;
+}
+
 // num_nodes of row b, between 0 and n.
 inline int64_t count_nodes(const int64_t* num_nodes, int64_t b, int64_t n) {
   return num_nodes ? std::min(std::max<int64_t>(num_nodes[b], 0), n) : n;

@@ -81,7 +81,8 @@ struct Entropy {
 
   template <bool kUp>
   void scan(int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(),
+            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     MomentScan<V> of_w;
     Scan<V> of_log;
     Held<T> held, held_log;
@@ -90,7 +91,8 @@ struct Entropy {
         [&](int64_t i) {
           of_w.step(decay[i], reach[i], gap<kUp>(i), reach_gap<kUp>(i), w[i]);
           const V sum = of_w.sum.strict, sum_log = of_log.step(decay[i], reach[i], w[i] * log_w[i]);
-          const V part = held.template step<kUp>(decays, i, sum), part_log = held_log.template step<kUp>(decays, i, sum_log);
+          const V part = held.template step<kUp>(decays, i, sum),
+                  part_log = held_log.template step<kUp>(decays, i, sum_log);
           e[i] = kUp ? sum : e[i] + sum;
           e_log[i] = kUp ? sum_log : e_log[i] + sum_log;
           moment[i] = kUp ? of_w.moment : moment[i] + of_w.moment;
@@ -103,7 +105,8 @@ struct Entropy {
 
   template <bool kUp>
   void gradient_scan(int64_t n, V* d_weights, V* sig) {
-    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(),
+            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     MomentScan<V> of_h;
     Scan<V> of_b;
     Held<T> held_h, held_b;
@@ -132,7 +135,7 @@ void for_entropy_groups(int64_t rows, int64_t k, int64_t n, const int64_t* nodes
                         const Body& body) {
   constexpr int64_t lanes = kLanes<T>;
   parallel_for((rows + lanes - 1) / lanes, grain_for(40.0 * n * lanes), [&](int64_t begin, int64_t end) {
-    Entropy<T> entropy;
+    Entropy<T>& entropy = workspace<Entropy<T>>();
     std::vector<Vec<T>> t(n), row(n), col(n);
     for (int64_t first = begin * lanes; first < std::min(end * lanes, rows); first += lanes) {
       const int64_t count = std::min(lanes, rows - first);
@@ -140,9 +143,9 @@ void for_entropy_groups(int64_t rows, int64_t k, int64_t n, const int64_t* nodes
       for (int64_t lane = 0; lane < count; ++lane) {
         counts[lane] = static_cast<T>(count_nodes(nodes, (first + lane) / k, n));
       }
-      to_lanes(from.t + first * n, count, n, n, T(0), t.data());
-      to_lanes(from.row + first * n, count, n, n, T(0), row.data());
-      to_lanes(from.col + first * n, count, n, n, T(0), col.data());
+      to_lanes(from.t + first * n, count, n, n, t.data());
+      to_lanes(from.row + first * n, count, n, n, row.data());
+      to_lanes(from.col + first * n, count, n, n, col.data());
       entropy.prepare(t.data(), counts, n, tau);
       body(entropy, first, count, counts, row.data(), col.data());
     }

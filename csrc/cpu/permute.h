@@ -39,9 +39,11 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
   STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
-  bool inside = true;
-  for (int64_t i = 0; i < perm.numel(); ++i) inside &= static_cast<uint64_t>(shape.perm[i]) < uint64_t(shape.n);
-  STD_TORCH_CHECK(inside, op, ": expected perm with values from 0 to n - 1");
+  uint64_t outside = 0;
+  for (int64_t i = 0, size = shape.rows() * shape.n; i < size; ++i) {
+    outside |= static_cast<uint64_t>(shape.perm[i]) | static_cast<uint64_t>(shape.n - 1 - shape.perm[i]);
+  }
+  STD_TORCH_CHECK(!(outside >> 63), op, ": expected perm with values from 0 to n - 1");
   return shape;
 }
 
@@ -56,10 +58,24 @@ inline std::vector<int64_t> inverse_of(const Shape& s) {
   return inverse;
 }
 
-// Calls body(size) with the bytes of one node's channels, as a constant where it is a small power of two.
+// Calls body(row, begin, end) for ranges of ranks of every row, in parallel; `work` is nanoseconds a rank.
+template <class Body>
+void for_lines(const Shape& s, double work, const Body& body) {
+  parallel_for(s.rows() * s.n, grain_for(work), [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end;) {
+      const int64_t row = at / s.n, stop = std::min(end, (row + 1) * s.n);
+      body(row, at - row * s.n, stop - row * s.n);
+      at = stop;
+    }
+  });
+}
+
+// Calls body(size), the size a constant where it is a small power of two: bytes of a node's channels, or their number.
 template <class Body>
 void with_size(int64_t bytes, const Body& body) {
   switch (bytes) {
+    case 1:
+      return body(std::integral_constant<int64_t, 1>());
     case 4:
       return body(std::integral_constant<int64_t, 4>());
     case 8:
@@ -78,36 +94,50 @@ void with_size(int64_t bytes, const Body& body) {
 // y[row, r] = x[perm[r]] and y[row, r, s] = x[perm[r], perm[s]], zero at padding. Any dtype: it moves bytes.
 // x has an axis of samples where `each`; back: the other way round, x[row, r] goes to y[row, perm[r]].
 inline void move_nodes(const Shape& s, const void* from, void* to, int64_t itemsize, bool each, bool back) {
-  const int64_t lines = s.rows() * s.n, line = s.inner() * itemsize;
+  const int64_t line = s.inner() * itemsize;
   const std::vector<int64_t> inverse = back ? inverse_of(s) : std::vector<int64_t>();
   with_size(s.c * itemsize, [&](auto size) {
-    parallel_for(lines, grain_for(4.0 + 0.05 * line), [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) {
-        const int64_t row = at / s.n, r = at % s.n, count = s.count(row);
-        char* dst = static_cast<char*>(to) + at * line;
-        if (r >= count) {
-          std::memset(dst, 0, line);
-          continue;
+    for_lines(s, 4.0 + 0.05 * line, [&](int64_t row, int64_t begin, int64_t end) {
+      const int64_t count = s.count(row), *order = back ? &inverse[row * s.n] : s.perm_of(row);
+      char* dst = static_cast<char*>(to) + row * s.n * line;
+      const char* src = static_cast<const char*>(from) + (each ? row : row / s.k) * s.n * line;
+      const int64_t real = std::clamp(count, begin, end);
+      if (s.order == 1) {
+        for (int64_t r = begin; r < real; ++r) std::memcpy(dst + r * size, src + order[r] * size, size);
+      } else {
+        for (int64_t r = begin; r < real; ++r) {
+          char* to_line = dst + r * line;
+          const char* from_line = src + order[r] * line;
+          for (int64_t i = 0; i < count; ++i) std::memcpy(to_line + i * size, from_line + order[i] * size, size);
+          std::memset(to_line + count * size, 0, (s.n - count) * size);
         }
-        const int64_t* order = back ? &inverse[row * s.n] : s.perm_of(row);
-        const char* src = static_cast<const char*>(from) + ((each ? row : row / s.k) * s.n + order[r]) * line;
-        if (s.order == 1) {
-          std::memcpy(dst, src, size);
-          continue;
-        }
-        for (int64_t i = 0; i < count; ++i) std::memcpy(dst + i * size, src + order[i] * size, size);
-        std::memset(dst + count * size, 0, (s.n - count) * size);
       }
+      std::memset(dst + real * line, 0, (end - real) * line);
     });
   });
+}
+
+// to += w from, and to = w from, of one node's channels.
+template <class T, class F, class Channels>
+LPS_FN void add_scaled(T* __restrict to, const F* __restrict from, T w, Channels c) {
+  for (int64_t j = 0; j < c; ++j) to[j] += w * static_cast<T>(from[j]);
+}
+
+template <class T, class F, class Channels>
+LPS_FN void copy_scaled(F* __restrict to, const F* __restrict from, T w, Channels c) {
+  for (int64_t j = 0; j < c; ++j) to[j] = static_cast<F>(w * static_cast<T>(from[j]));
 }
 
 // x[perm[r]] = sum over samples of w y[sample, r], and so for edges; w = weights or the constant `scale`. Each target
 // adds its samples in order, so the result does not depend on the threads.
 template <class From, class To>
 void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x) {
+  with_size(s.c, [&](auto channels) { scatter_sum_of(s, y, weights, scale, x, channels); });
+}
+
+template <class From, class To, class Channels>
+void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x, Channels c) {
   using T = Compute<To>;
-  const int64_t c = s.c;
   if (s.order == 2) {
     const std::vector<int64_t> inverse = inverse_of(s);
     parallel_for(s.b * s.n, grain_for(0.5 * s.k * s.inner()), [&](int64_t begin, int64_t end) {
@@ -119,8 +149,7 @@ void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Comp
           const From* line = y + (row * s.n + inverse[row * s.n + node]) * s.inner();
           const T w = weights ? weights[row] : scale;
           for (int64_t i = 0; i < count; ++i) {
-            T* to = &sum[s.perm_of(row)[i] * c];
-            for (int64_t j = 0; j < c; ++j) to[j] += w * static_cast<T>(line[i * c + j]);
+            add_scaled(&sum[s.perm_of(row)[i] * c], line + i * c, w, c);
           }
         }
         for (int64_t i = 0; i < s.inner(); ++i) x[at * s.inner() + i] = static_cast<To>(sum[i]);
@@ -146,8 +175,7 @@ void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Comp
         for (int64_t r = 0; r < count; ++r) {
           const int64_t node = perm[r];
           if (node < low || node >= high) continue;
-          T* to = &sum[(node - low) * c];
-          for (int64_t j = 0; j < c; ++j) to[j] += w * static_cast<T>(from[r * c + j]);
+          add_scaled(&sum[(node - low) * c], from + r * c, w, c);
         }
       }
       To* to = x + (b * s.n + low) * c;
@@ -159,22 +187,25 @@ void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Comp
 // y[row, r] = w x[perm[r]], and so for edges: the gradient of scatter_sum.
 template <class F>
 void gather_scaled(const Shape& s, const F* x, const Compute<F>* weights, Compute<F> scale, F* y) {
+  with_size(s.c, [&](auto channels) { gather_scaled_of(s, x, weights, scale, y, channels); });
+}
+
+template <class F, class Channels>
+void gather_scaled_of(const Shape& s, const F* x, const Compute<F>* weights, Compute<F> scale, F* y, Channels c) {
   using T = Compute<F>;
-  parallel_for(s.rows() * s.n, grain_for(0.5 * s.inner()), [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) {
-      const int64_t row = at / s.n, r = at % s.n, count = s.count(row), c = s.c;
-      const int64_t* perm = s.perm_of(row);
-      const T w = weights ? weights[row] : scale;
-      F* dst = y + at * s.inner();
-      const F* src = x + (row / s.k * s.n + perm[r]) * s.inner();
+  for_lines(s, 1.0 + 0.3 * s.inner(), [&](int64_t row, int64_t begin, int64_t end) {
+    const int64_t count = s.count(row), *perm = s.perm_of(row);
+    const T w = weights ? weights[row] : scale;
+    const F* base = x + row / s.k * s.n * s.inner();
+    for (int64_t r = begin; r < end; ++r) {
+      F* dst = y + (row * s.n + r) * s.inner();
+      const F* src = base + perm[r] * s.inner();
       if (r >= count) {
         std::fill_n(dst, s.inner(), F(0));
       } else if (s.order == 1) {
-        for (int64_t j = 0; j < c; ++j) dst[j] = static_cast<F>(w * static_cast<T>(src[j]));
+        copy_scaled(dst, src, w, c);
       } else {
-        for (int64_t i = 0; i < count; ++i) {
-          for (int64_t j = 0; j < c; ++j) dst[i * c + j] = static_cast<F>(w * static_cast<T>(src[perm[i] * c + j]));
-        }
+        for (int64_t i = 0; i < count; ++i) copy_scaled(dst + i * c, src + perm[i] * c, w, c);
         std::fill(dst + count * c, dst + s.inner(), F(0));
       }
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/macros.h"
 
@@ -59,6 +60,67 @@ LPS_FN bool any(Vec<T> mask) {
   uint64_t all = 0;
   for (uint64_t w : words) all |= w;
   return all != 0;
+}
+
+// (a, b)[Pick::at(i)] in lane i: the indices are constants, or a shuffle becomes a dozen instructions.
+template <class T, class Pick, size_t... i>
+LPS_FN Vec<T> shuffle(Vec<T> a, Vec<T> b, std::index_sequence<i...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Pick::at(static_cast<int>(i))...);
+#else
+  return __builtin_shuffle(a, b, Vec<Int<T>>{Pick::at(static_cast<int>(i))...});
+#endif
+}
+
+template <class T, class Pick>
+LPS_FN Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+  return shuffle<T, Pick>(a, b, std::make_index_sequence<kLanes<T>>());
+}
+
+// Lanes whose index has the bit `half` clear, of a and then of b at their place with it set; or those with it set.
+template <int lanes, int half, bool set>
+struct Interleaved {
+  static constexpr int at(int i) {
+    return (i & half ? lanes + i - half : i) + (set ? half : 0);
+  }
+};
+
+// The first, or second, halves of a's segments of 2 half lanes, then those of b's.
+template <int lanes, int half, bool second>
+struct Halves {
+  static constexpr int at(int i) {
+    return i / half * 2 * half + i % half + (second ? half : 0);
+  }
+};
+
+// Transposes kLanes vectors of kLanes numbers in place.
+template <class T, int half = 1>
+LPS_FN void transpose(Vec<T>* v) {
+  constexpr int lanes = kLanes<T>;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    if (i & half) continue;
+    const Vec<T> a = v[i], b = v[i + half];
+    v[i] = shuffle<T, Interleaved<lanes, half, false>>(a, b);
+    v[i + half] = shuffle<T, Interleaved<lanes, half, true>>(a, b);
+  }
+  if constexpr (2 * half < lanes) transpose<T, 2 * half>(v);
+}
+
+// Folds kLanes vectors pair by pair until lane i of the first holds the sum of v[i]'s lanes.
+template <class T, int half = kLanes<T> / 2>
+LPS_FN Vec<T> sum_lanes(Vec<T>* v) {
+  constexpr int lanes = kLanes<T>;
+#pragma GCC unroll 16
+  for (int i = 0; i < half; ++i) {
+    const Vec<T> a = v[2 * i], b = v[2 * i + 1];
+    v[i] = shuffle<T, Halves<lanes, half, false>>(a, b) + shuffle<T, Halves<lanes, half, true>>(a, b);
+  }
+  if constexpr (half > 1) {
+    return sum_lanes<T, half / 2>(v);
+  } else {
+    return v[0];
+  }
 }
 
 // 1 / x to about one ulp: an estimate and a Newton step, where a division of floats would be the loop's bottleneck.

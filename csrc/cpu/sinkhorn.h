@@ -53,9 +53,8 @@ struct Sinkhorn {
     start(q.data(), n);
     for (int64_t m = half_steps - 1; m >= 0; --m) {
       const V *x = iterate(m, n, true), *extra = m == half_steps - 1 ? rho : nullptr;
-      with_flags((half_steps - 1 - m) % 2 == 0, decays.any_tied, [&](auto up, auto ties) {
-        backward_sweep<up.value, ties.value>(x, &differences[m * n], extra, n);
-      });
+      with_flags((half_steps - 1 - m) % 2 == 0, decays.any_tied,
+                 [&](auto up, auto ties) { backward_sweep<up.value, ties.value>(x, &differences[m * n], extra, n); });
     }
   }
 
@@ -88,7 +87,8 @@ struct Sinkhorn {
 
   template <bool kUp, bool kTies, bool kKeep>
   void forward_sweep(const V* x, V* next, V* difference, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(),
+            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     V *other = opposite.data(), *other_held = opposite_held.data();
     Scan<V> now, then;
     Held<T> held_now, held_then;
@@ -114,11 +114,13 @@ struct Sinkhorn {
         });
   }
 
-  // With a the gradient of log x_{m+1} and q = x_{m+1} a: sig -= q D x_m + x_m D q, and the gradient of log x_m is -x_m K q
+  // With a the gradient of log x_{m+1} and q = x_{m+1} a: sig -= q D x_m + x_m D q, and the gradient of log x_m is -x_m
+  // K q
   // (+ rho where x_m is row).
   template <bool kUp, bool kTies>
   void backward_sweep(const V* x, const V* difference, const V* rho, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(), *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = (kUp ? decays.up : decays.down).data(),
+            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
     V *other = opposite.data(), *other_held = opposite_held.data(), *qs = q.data(), *s = sig.data();
     Scan<V> now, then;
     Held<T> held_now, held_then;

@@ -1,6 +1,8 @@
 // The soft permutation applied to features, and the gradient of t, row and col, both by scans in sorted coordinates.
 #pragma once
 
+#include <tuple>
+
 #include "cpu/channels.h"
 #include "cpu/permute.h"
 
@@ -22,27 +24,48 @@ struct Sorted {
   // `width` numbers, the rest of which is zero.
   template <class T>
   void stage(int64_t axis, int64_t begin, int64_t end, int64_t count, int64_t width, T* to) const {
+    if (end - begin < width) std::fill_n(to, count * width, T(0));
     if (!edges) {
-      for (int64_t i = 0; i < count; ++i) {
-        const F* from = base + at(i) * c;
-        T* row = to + i * width;
-        for (int64_t j = begin; j < end; ++j) row[j - begin] = static_cast<T>(from[j]);
-        for (int64_t j = end - begin; j < width; ++j) row[j] = 0;
-      }
+      copy_lines<T>(base + begin, c, end - begin, count, width, to);
       return;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = end - begin; j < width; ++j) to[i * width + j] = 0;
     }
     for (int64_t other = begin / c; other * c < end; ++other) {
       const int64_t low = std::max(begin, other * c), high = std::min(end, (other + 1) * c);
       const int64_t offset = low - other * c, length = high - low;
       const int64_t step = axis == 0 ? n * c : c;
       const F* from = base + at(other) * (axis == 0 ? c : n * c) + offset;
-      T* row = to + (low - begin);
-      for (int64_t i = 0; i < count; ++i) {
-        const F* source = from + at(i) * step;
-        for (int64_t j = 0; j < length; ++j) row[i * width + j] = static_cast<T>(source[j]);
+      copy_lines<T>(from, step, length, count, width, to + (low - begin));
+    }
+  }
+
+ private:
+  template <class T>
+  LPS_FN void copy_lines(const F* from, int64_t step, int64_t length, int64_t count, int64_t width, T* to) const {
+    switch (length) {
+      case 1:
+        return copy<T>(from, step, std::integral_constant<int64_t, 1>(), count, width, to);
+      case 4:
+        return copy<T>(from, step, std::integral_constant<int64_t, 4>(), count, width, to);
+      case 8:
+        return copy<T>(from, step, std::integral_constant<int64_t, 8>(), count, width, to);
+      case 16:
+        return copy<T>(from, step, std::integral_constant<int64_t, 16>(), count, width, to);
+      case 32:
+        return copy<T>(from, step, std::integral_constant<int64_t, 32>(), count, width, to);
+      default:
+        return copy<T>(from, step, length, count, width, to);
+    }
+  }
+
+  template <class T, class Length>
+  LPS_FN void copy(const F* from, int64_t step, Length length, int64_t count, int64_t width, T* to) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const F* __restrict source = from + at(i) * step;
+      T* __restrict line = to + i * width;
+      if constexpr (std::is_same_v<F, T>) {
+        std::memcpy(line, source, length * sizeof(T));
+      } else {
+        for (int64_t j = 0; j < length; ++j) line[j] = static_cast<T>(source[j]);
       }
     }
   }
@@ -69,8 +92,8 @@ void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const
   if (count == 0) return;
   with_width<T>(end - begin, [&](auto width) {
     constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
-    std::vector<Vec<T>> us(count * decltype(width)::value), vs(us.size());
-    PairSums<T> sums;
+    auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
+    us.resize(count * decltype(width)::value), vs.resize(us.size());
     for (int64_t low = begin; low < end; low += numbers) {
       const int64_t high = std::min(low + numbers, end);
       u.stage(axis, low, high, count, numbers, reinterpret_cast<T*>(us.data()));
@@ -89,7 +112,8 @@ void soft_product(const RowDecays<T>& decays, const T* before, const T* after, c
   if (count == 0) return;
   with_width<T>(channels, [&](auto width) {
     constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
-    std::vector<Vec<T>> xs(count * decltype(width)::value), ys(xs.size());
+    auto& [xs, ys] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
+    xs.resize(count * decltype(width)::value), ys.resize(xs.size());
     T *source = reinterpret_cast<T*>(xs.data()), *result = reinterpret_cast<T*>(ys.data());
     for (int64_t low = 0; low < channels; low += numbers) {
       const int64_t high = std::min(low + numbers, channels);
@@ -138,7 +162,7 @@ void soft_transform(const Shape& s, const Soft<Compute<F>>& soft, const F* from,
                     Compute<F>* to) {
   using T = Compute<F>;
   parallel_for(s.rows(), 1, [&](int64_t begin, int64_t end) {
-    RowDecays<T> decays;
+    RowDecays<T>& decays = workspace<RowDecays<T>>();
     std::vector<T> half(s.order == 2 ? s.n * s.n * s.c : 0);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t count = s.count(row), size = s.n * s.inner();
@@ -173,7 +197,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
   const int64_t parts = hard ? std::clamp<int64_t>(channels / 128, 1, 8) : 1;
   std::vector<T> partial(s.rows() * parts * 3 * n);
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
-    RowDecays<T> decays;
+    RowDecays<T>& decays = workspace<RowDecays<T>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row = item / parts, count = s.count(row);

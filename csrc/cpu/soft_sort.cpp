@@ -76,42 +76,41 @@ inline void sort_scores(const double* z, int64_t* perm, int64_t begin, int64_t e
   }
 }
 
-// What normalizes a row: t = z / largest / norm, or z / 1e-6 where that norm is smaller. largest is -1 where a score is
-// not finite.
+// What normalizes a row: t = z scale with scale = 1 / max(|z|, 1e-6), in double, where no norm overflows or vanishes.
 template <class T>
 struct Norm {
-  T largest = 0, inverse = 1;
+  double scale = 1;
+  bool finite = true;
+  bool clamped = false;  // the norm was below 1e-6: a constant of the gradient
 
   Norm(const T* z, int64_t valid, bool normalize) {
-    T total = 0;
-    for (int64_t i = 0; i < valid; ++i) {
-      const T size = std::abs(z[i]);
-      largest = size > largest ? size : largest;
-      total += size * 0;  // NaN if one is NaN or inf
+    using V = Vec<T>;
+    constexpr int64_t lanes = kLanes<T>;
+    V largest_of{}, poison_of{};
+    int64_t i = 0;
+    for (; i + lanes <= valid; i += lanes) {
+      const V v = load(z + i), size = v < T(0) ? -v : v;
+      largest_of = size > largest_of ? size : largest_of;
+      poison_of += v - v;  // NaN if one is NaN or inf
     }
-    if (total != 0) {
-      largest = -1;
-      return;
+    T largest = 0, poison = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      largest = std::max(largest, largest_of[lane]);
+      poison += poison_of[lane];
     }
-    if (!normalize || largest == 0) {
-      largest = 1;
-      inverse = normalize ? T(1e6) : T(1);
-      return;
+    for (; i < valid; ++i) {
+      largest = std::max(largest, std::abs(z[i]));
+      poison += z[i] - z[i];
     }
-    double squares = 0;
-    const double unit = 1.0 / static_cast<double>(largest);
-    for (int64_t i = 0; i < valid; ++i) squares += (z[i] * unit) * (z[i] * unit);
-    const T norm = static_cast<T>(std::sqrt(squares));
-    if (norm > T(1e-6) / largest) {
-      inverse = 1 / norm;
-    } else {
-      largest = 1;
-      inverse = T(1e6);
-      clamped = true;
-    }
+    finite = poison == 0;
+    if (!normalize || !finite) return;
+    const double unit = largest > 0 ? 1.0 / static_cast<double>(largest) : 0.0;
+    double parts[4] = {};
+    for (i = 0; i < valid; ++i) parts[i % 4] += (z[i] * unit) * (z[i] * unit);
+    const double norm = std::sqrt((parts[0] + parts[1]) + (parts[2] + parts[3]));
+    clamped = !(norm > 1e-6 * unit);
+    scale = clamped ? 1e6 : unit / norm;
   }
-
-  bool clamped = false;  // then the norm is a constant of the gradient
 };
 
 template <class T>
@@ -141,7 +140,7 @@ void soft_sort_rows(const T* z, int64_t rows, int64_t k, int64_t n, const int64_
   const double work = n * (15.0 + (options.soft ? 1.0 * options.n_iter : 0.0));
   for_groups<T>(rows, work, [&](int64_t begin, int64_t end) {
     sort_scores(z, perm, begin, end, n, k, nodes, seed);
-    Sinkhorn<T> sinkhorn;
+    Sinkhorn<T>& sinkhorn = workspace<Sinkhorn<T>>();
     std::vector<Vec<T>> scores(n), scalings(n);
     for (int64_t first = begin; first < end; first += kLanes<T>) {
       const int64_t count = std::min<int64_t>(kLanes<T>, end - first);
@@ -150,15 +149,19 @@ void soft_sort_rows(const T* z, int64_t rows, int64_t k, int64_t n, const int64_
       for (int64_t lane = 0; lane < count; ++lane) {
         const int64_t row = first + lane, valid = static_cast<int64_t>(counts[lane]);
         const Norm<T> norm(z + row * n, valid, options.normalize);
-        const bool finite = norm.largest > 0;
         const T bad = options.soft ? T(0) : std::numeric_limits<T>::quiet_NaN();
-        alive[lane] = finite ? counts[lane] : T(0);
-        for (int64_t r = 0; r < n; ++r) {
-          t[row * n + r] = r < valid ? (finite ? z[row * n + perm[row * n + r]] / norm.largest * norm.inverse : bad) : T(0);
+        alive[lane] = norm.finite ? counts[lane] : T(0);
+        T* to = t + row * n;
+        const int64_t* order = perm + row * n;
+        if (norm.finite) {
+          for (int64_t r = 0; r < valid; ++r) to[r] = static_cast<T>(z[row * n + order[r]] * norm.scale);
+        } else {
+          std::fill_n(to, valid, bad);
         }
+        std::fill(to + valid, to + n, T(0));
       }
       if (!options.soft) continue;
-      to_lanes(t + first * n, count, n, n, T(0), scores.data());
+      to_lanes(t + first * n, count, n, n, scores.data());
       sinkhorn.decays.build(scores.data(), counts, n, options.tau);
       sinkhorn.forward(n, options.n_iter, false);
       const auto write = [&](const Vec<T>* from, T* to) {
@@ -180,7 +183,7 @@ void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, con
   const bool through = options.soft && options.n_iter > 0 && (grad_row || grad_col);
   const T tau = static_cast<T>(options.tau);
   for_groups<T>(rows, n * (4.0 + (through ? 3.0 * options.n_iter : 0.0)), [&](int64_t begin, int64_t end) {
-    Sinkhorn<T> sinkhorn;
+    Sinkhorn<T>& sinkhorn = workspace<Sinkhorn<T>>();
     std::vector<Vec<T>> scores(n), rho(n), kap(n);
     std::vector<T> grad(n * kLanes<T>);
     for (int64_t first = begin; first < end; first += kLanes<T>) {
@@ -191,13 +194,13 @@ void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, con
         const auto read = [&](const T* gradient, const T* scaling, Vec<T>* to) {
           std::fill_n(to, n, splat<T>(0));
           if (!gradient) return;
-          to_lanes(gradient + first * n, count, n, n, T(0), to);
-          to_lanes(scaling + first * n, count, n, n, T(0), scores.data());
+          to_lanes(gradient + first * n, count, n, n, to);
+          to_lanes(scaling + first * n, count, n, n, scores.data());
           for (int64_t i = 0; i < n; ++i) to[i] *= scores[i];
         };
         read(grad_row, row, rho.data());
         read(grad_col, col, kap.data());
-        to_lanes(t + first * n, count, n, n, T(0), scores.data());
+        to_lanes(t + first * n, count, n, n, scores.data());
         sinkhorn.decays.build(scores.data(), counts, n, options.tau);
         sinkhorn.forward(n, options.n_iter, true);
         sinkhorn.sig.assign(n, splat<T>(0));
@@ -209,7 +212,7 @@ void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, con
         const int64_t at = (first + lane) * n, valid = static_cast<int64_t>(counts[lane]);
         const Norm<T> norm(z + at, valid, options.normalize);
         std::fill_n(grad_z + at, n, T(0));
-        if (!(norm.largest > 0)) continue;
+        if (!norm.finite) continue;
         T* g = &grad[lane * n];
         T along = 0;
         for (int64_t r = 0; r < valid; ++r) {
@@ -218,7 +221,7 @@ void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, con
         }
         if (!options.normalize || norm.clamped) along = 0;
         for (int64_t r = 0; r < valid; ++r) {
-          grad_z[at + perm[at + r]] = (g[r] - t[at + r] * along) * norm.inverse / norm.largest;
+          grad_z[at + perm[at + r]] = static_cast<T>((g[r] - t[at + r] * along) * norm.scale);
         }
       }
     }

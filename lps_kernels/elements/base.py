@@ -80,6 +80,7 @@ class GroupElement:
 
     def transform_input(self, x: Tensor, order=1) -> Tensor:
         """g^-1 x for every sample: (b, ...) -> (b, k, ...)."""
+        order = self._order(order)
         if order == 0:
             self._check_leading("x", x, 1)
             return x[:, None].expand(x.shape[0], self.n_samples, *x.shape[1:])
@@ -92,10 +93,25 @@ class GroupElement:
 
         weights (b, k) make it a weighted mean; they are divided by their sum.
         """
+        order = self._order(order)
         if order == 0:
             self._check_leading("y", y, 2)
             return self._mean(y, weights, reduce)
         return self._transform_output(y, order, weights, reduce)
+
+    def _order(self, order):
+        """An order as the subclass wants it; 0 where the group does not act."""
+        return order
+
+    def _samples(self, index: int | slice) -> slice:
+        """Some of the samples; an int keeps the axis, with one sample."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"sample {index} of {len(self)}")
+            return slice(index % len(self), index % len(self) + 1)
+        if not isinstance(index, slice):
+            raise TypeError(f"index: expected an int or a slice of samples, got {type(index).__name__}")
+        return index
 
     def _check_leading(self, name: str, x: Tensor, count: int) -> None:
         wanted = self._shape[:count]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lps_kernels import checks
 from lps_kernels.elements.base import Composition, GroupElement, check_sizes
+from lps_kernels.elements.finite import permutation_group
 from lps_kernels.op import is_differentiated
 from lps_kernels.ops.inverse_permute_mean import run_inverse_permute
 from lps_kernels.ops.permutation_entropy import permutation_entropy
@@ -94,6 +95,49 @@ class Permutation(GroupElement):
         checks.permutation(perm, num_nodes)
         return cls(perm, None, None, None, num_nodes)
 
+    @classmethod
+    def from_sort(cls, features: Tensor, num_nodes: Tensor | None = None) -> Permutation:
+        """The canonical order, one sample: nodes by descending features (b, n), or the first of (b, n, c) that differ.
+
+        A constant to the gradient. Nodes with equal features keep their order; NaN comes last.
+        """
+        if not isinstance(features, Tensor) or features.dim() not in (2, 3):
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"features: expected shape (b, n) or (b, n, c), got {got}")
+        keys = features.detach() if features.dim() == 3 else features.detach()[..., None]
+        b, n, channels = keys.shape
+        checks.num_nodes(num_nodes, b, n, keys.device)
+        valid = valid_nodes(num_nodes, n, keys.device)[:, 0].expand(b, n)
+        perm = torch.arange(n, device=keys.device).expand(b, n)
+        for c in reversed(range(channels)):
+            key = keys[..., c].masked_fill(~valid, 0)
+            for part in (
+                key.nan_to_num(0.0, posinf=None, neginf=None) if key.is_floating_point() else key,
+                ~key.isnan(),
+            ):
+                perm = perm.gather(1, part.gather(1, perm).argsort(dim=1, stable=True, descending=True))
+        perm = perm.gather(1, valid.gather(1, perm).to(torch.uint8).argsort(dim=1, stable=True, descending=True))
+        return cls(perm[:, None], None, None, None, num_nodes)
+
+    @classmethod
+    def all_of(
+        cls,
+        group: str,
+        b: int,
+        n: int,
+        device: torch.device | str | None = None,
+    ) -> Permutation:
+        """Every element of "C_n" (rotations of a ring), "D_n" (and its reflections) or "S_n" (n <= 6), for exact means.
+
+        >>> import torch, lps_kernels as lk
+        >>> x, g = torch.randn(2, 4, 3), lk.Permutation.all_of("C_n", 2, 4)
+        >>> y = lk.symmetrize(lambda x: x.cumsum(1), x, g, order_out=1)
+        >>> assert torch.allclose(y.roll(1, 1), lk.symmetrize(lambda x: x.cumsum(1), x.roll(1, 1), g, order_out=1))
+        """
+        check_sizes(b=b, n=n)
+        table = permutation_group(group, n).to(device)
+        return cls(table.expand(b, *table.shape), None, None, None, None)
+
     @property
     def _shape(self) -> tuple[int, ...]:
         return tuple(self._perm.shape)
@@ -113,12 +157,7 @@ class Permutation(GroupElement):
 
     def __getitem__(self, index: int | slice) -> Permutation:
         """Some of the samples; an int keeps the axis, with one sample."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"sample {index} of {len(self)}")
-            index = slice(index % len(self), index % len(self) + 1)
-        if not isinstance(index, slice):
-            raise TypeError(f"index: expected an int or a slice of samples, got {type(index).__name__}")
+        index = self._samples(index)
         parts = [None if x is None else x[:, index] for x in (self._perm, self._t, self._row, self._col)]
         return Permutation(*parts, self._num_nodes, self._tau, self._n_iter, self._hard, self._inverted)
 

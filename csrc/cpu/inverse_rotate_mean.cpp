@@ -1,0 +1,157 @@
+// inverse_rotate_mean: each sample is read once, rotated back and added to its input's mean.
+#include "cpu/rotate.h"
+
+namespace lps::cpu {
+
+// Nodes of one input that are averaged together: their sums stay in the first-level cache over all samples.
+constexpr int64_t kNodeBlock = 512;
+
+// Nodes [low, high) of inputs: block `item` of input b.
+template <int D, class S>
+static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Compute<S>* center,
+                       const Compute<S>* weights, int64_t b, int64_t low, int64_t high, Action<D, Compute<S>>& act,
+                       std::vector<Compute<S>>& buffer, std::vector<Compute<S>>& sum, S* x) {
+  using T = Compute<S>;
+  const int64_t count = std::clamp<int64_t>(s.count(b) - low, 0, high - low), size = count * s.node();
+  std::fill_n(sum.begin(), size, T(0));
+  std::vector<T> shift(center ? s.d : 0, T(0));
+  for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
+    const T w = weights ? weights[row] : T(1) / static_cast<T>(s.k);
+    const T* input = centered<T>(s, y + row * s.size() + low * s.node(), static_cast<const T*>(nullptr), count, buffer);
+    act.template apply<true>(q + row * s.d * s.d, false, w, input, sum.data(), count);
+    for (int64_t a = 0; center && a < s.d; ++a) shift[a] += w * center[s.center(row) * s.d + a];
+  }
+  S* to = x + b * s.size() + low * s.node();
+  if (center) add_vector(sum.data(), shift.data(), T(1), count, s.d, s.c);
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(sum[i]);
+  std::fill(to + size, to + (high - low) * s.node(), S(0));
+}
+
+template <int D, class S>
+static void each_row(const Space& s, const S* y, const Compute<S>* q, const Compute<S>* center, int64_t row,
+                     Action<D, Compute<S>>& act, std::vector<Compute<S>>& buffer, std::vector<Compute<S>>& result,
+                     S* x) {
+  using T = Compute<S>;
+  const int64_t count = s.count(row / s.k), size = count * s.node();
+  const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
+  act.template apply<false>(q + row * s.d * s.d, false, T(1), input, result.data(), count);
+  S* to = x + row * s.size();
+  if (center) add_vector(result.data(), center + s.center(row) * s.d, T(1), count, s.d, s.c);
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
+  std::fill(to + size, to + s.size(), S(0));
+}
+
+static Tensor inverse_rotate_mean(Tensor y, Tensor q, OptionalTensor center, OptionalTensor num_nodes,
+                                  OptionalTensor weights, int64_t order, bool mean) {
+  y = dense(y), q = dense(q), center = dense(center), num_nodes = dense(num_nodes), weights = dense(weights);
+  const Space s = space_of("inverse_rotate_mean", y, q, center, num_nodes, order, true);
+  STD_TORCH_CHECK(!weights || (weights->numel() == s.b * s.k && weights->scalar_type() == q.scalar_type()),
+                  "inverse_rotate_mean: expected weights (b, k) in the computing dtype");
+  Tensor x = empty(y, sizes_of(s, !mean));
+  const int64_t blocks = (s.n + kNodeBlock - 1) / kNodeBlock, block = std::min(s.n, kNodeBlock);
+  floating_switch(y.scalar_type(), "inverse_rotate_mean", [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = Compute<S>;
+    with_dimension(s.d, [&](auto D) {
+      const int64_t items = mean ? s.b * blocks : s.b * s.k;
+      const double work = 1.0 * s.node() * (mean ? s.k * block : s.n);
+      parallel_for(items, grain_for(work), [&](int64_t begin, int64_t end) {
+        Action<D, T> act(s);
+        std::vector<T> buffer, result(mean ? block * s.node() : s.size());
+        for (int64_t item = begin; item < end; ++item) {
+          if (mean) {
+            const int64_t low = item % blocks * kNodeBlock, high = std::min(low + kNodeBlock, s.n);
+            mean_block<D>(s, in<S>(y), in<T>(q), in<T>(center), in<T>(weights), item / blocks, low, high, act, buffer,
+                          result, out<S>(x));
+          } else {
+            each_row<D>(s, in<S>(y), in<T>(q), in<T>(center), item, act, buffer, result, out<S>(x));
+          }
+        }
+      });
+    });
+  });
+  return x;
+}
+
+template <class S>
+struct Gradients {
+  S* y;
+  Compute<S>*q, *center, *weights;
+};
+
+template <int D, class S>
+static void inverse_backward_rows(const Space& s, const S* grad, const S* y, const Compute<S>* q,
+                                  const Compute<S>* center, const Compute<S>* weights, bool mean, int64_t begin,
+                                  int64_t end, const Gradients<S>& to) {
+  using T = Compute<S>;
+  Action<D, T> act(s);
+  std::vector<T> grad_buffer, input_buffer, result(s.size()), matrix(s.d * s.d), total(s.d);
+  const T* g = nullptr;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t b = row / s.k, count = s.count(b), size = count * s.node();
+    const T w = !mean ? T(1) : weights ? weights[row] : T(1) / static_cast<T>(s.k);
+    const T* matrix_q = q + row * s.d * s.d;
+    if (!mean || row == begin || row % s.k == 0) {
+      g = centered<T>(s, grad + (mean ? b : row) * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
+      if (center) sum_vectors(g, total.data(), count, s.d, s.c);
+    }
+    if (to.y) {
+      act.template apply<false>(matrix_q, true, w, g, result.data(), count);
+      S* result_y = to.y + row * s.size();
+      for (int64_t i = 0; i < size; ++i) result_y[i] = static_cast<S>(result[i]);
+      std::fill(result_y + size, result_y + s.size(), S(0));
+    }
+    T* sum = to.center ? to.center + s.center(row) * s.d : nullptr;
+    for (int64_t a = 0; sum && a < s.d; ++a) {
+      const bool first = s.centers > 1 || row % s.k == 0 || row == begin;
+      sum[a] = (first ? T(0) : sum[a]) + w * total[a];
+    }
+    if (!to.q && !to.weights) continue;
+    const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, input_buffer);
+    std::fill(matrix.begin(), matrix.end(), T(0));
+    act.gradient(matrix_q, false, input, g, matrix.data(), count);
+    if (to.q) write_gradient(matrix.data(), s.d, false, w, to.q + row * s.d * s.d);
+    if (!to.weights) continue;
+    T along = along_matrix(matrix.data(), matrix_q, s.d) / static_cast<T>(s.order);
+    for (int64_t a = 0; center && a < s.d; ++a) along += total[a] * center[s.center(row) * s.d + a];
+    to.weights[row] = along;
+  }
+}
+
+static std::tuple<Tensor, Tensor, Tensor, Tensor> inverse_rotate_mean_backward(OptionalTensor grad_x, Tensor y,
+                                                                               Tensor q, OptionalTensor center,
+                                                                               OptionalTensor num_nodes,
+                                                                               OptionalTensor weights, int64_t order,
+                                                                               bool mean, int64_t needs) {
+  STD_TORCH_CHECK(grad_x, "inverse_rotate_mean_backward: expected a gradient");
+  const Tensor grad = dense(*grad_x);
+  y = dense(y), q = dense(q), center = dense(center), num_nodes = dense(num_nodes), weights = dense(weights);
+  const Space s = space_of("inverse_rotate_mean_backward", y, q, center, num_nodes, order, true);
+  space_of("inverse_rotate_mean_backward", grad, q, center, num_nodes, order, !mean);
+  const bool need_y = needs & 1, need_q = needs & 2, need_center = center && needs & 4, need_w = weights && needs & 8;
+  Tensor grad_y = need_y ? empty(y, sizes_of(s, true)) : empty(y, {0});
+  Tensor grad_q = need_q ? empty(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});
+  Tensor grad_center = need_center ? zeros(q, {s.b, s.centers, s.d}) : empty(q, {0});
+  Tensor grad_weights = need_w ? zeros(q, {s.b, s.k}) : empty(q, {0});
+  floating_switch(y.scalar_type(), "inverse_rotate_mean_backward", [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = Compute<S>;
+    const Gradients<S> to{need_y ? out<S>(grad_y) : nullptr, need_q ? out<T>(grad_q) : nullptr,
+                          need_center ? out<T>(grad_center) : nullptr, need_w ? out<T>(grad_weights) : nullptr};
+    with_dimension(s.d, [&](auto D) {
+      // By inputs: a center may belong to all samples of one.
+      parallel_for(s.b, grain_for(2.0 * s.k * s.size()), [&](int64_t begin, int64_t end) {
+        inverse_backward_rows<D>(s, in<S>(grad), in<S>(y), in<T>(q), in<T>(center), in<T>(weights), mean, begin * s.k,
+                                 end * s.k, to);
+      });
+    });
+  });
+  return {grad_y, grad_q, grad_center, grad_weights};
+}
+
+}  // namespace lps::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(lps_kernels, CPU, m) {
+  m.impl("inverse_rotate_mean", TORCH_BOX(&lps::cpu::inverse_rotate_mean));
+  m.impl("inverse_rotate_mean_backward", TORCH_BOX(&lps::cpu::inverse_rotate_mean_backward));
+}

@@ -1,0 +1,120 @@
+// One small matrix a lane: the vectors of simd.h as numbers of core/, and arrays of matrices to lanes and back.
+#pragma once
+
+#include <algorithm>
+
+#include "core/number.h"
+#include "cpu/simd.h"
+#include "tensor.h"
+
+namespace lps {
+
+namespace cpu {
+
+template <class T>
+LPS_FN Vec<T> square_root(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_sqrt_ps((__m256)x);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
+#else
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+// A class, because the compiler drops a vector's attributes in a template argument.
+template <class T>
+struct VectorLanes {
+  using Scalar = T;
+  static LPS_FN Vec<T> splat(T x) {
+    return cpu::splat<T>(x);
+  }
+  static LPS_FN Vec<T> root(Vec<T> x) {
+    return square_root<T>(x);
+  }
+  static LPS_FN bool any(Vec<Int<T>> mask) {
+    return cpu::any<Int<T>>(mask);
+  }
+};
+
+}  // namespace cpu
+
+template <>
+struct Lanes<cpu::Vec<float>> : cpu::VectorLanes<float> {};
+template <>
+struct Lanes<cpu::Vec<double>> : cpu::VectorLanes<double> {};
+
+namespace cpu {
+
+// How many matrices are turned into lanes at once: enough that the scalar stores of the turn have left the store
+// buffer when the vectors are loaded, few enough to stay in the first-level cache.
+constexpr int kChunk = 64;
+
+// at[e * kChunk + i] = entry e of matrix i, zero for matrices from `count` on. Not inlined: once for a size, not for
+// every op.
+template <int E, class T, class S>
+__attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
+  if (count < kChunk) std::fill(at, at + E * kChunk, T(0));
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+    for (int e = 0; e < E; ++e) at[e * kChunk + i] = static_cast<T>(from[i * E + e]);
+  }
+}
+
+template <int E, class T, class S>
+__attribute__((noinline)) void from_lanes(const T* at, int64_t count, S* to) {
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+    for (int e = 0; e < E; ++e) to[i * E + e] = static_cast<S>(at[e * kChunk + i]);
+  }
+}
+
+// A number of N for the lanes from `lane` on, of entry e; complex ones are two entries.
+template <class T, class N>
+struct Entry {
+  static constexpr int kParts = 1;
+  static LPS_FN N read(const T* at, int e, int lane) {
+    return load<T>(at + e * kChunk + lane);
+  }
+  static LPS_FN void write(T* at, int e, int lane, N x) {
+    store<T>(at + e * kChunk + lane, x);
+  }
+};
+template <class T>
+struct Entry<T, Complex<Vec<T>>> {
+  static constexpr int kParts = 2;
+  static LPS_FN Complex<Vec<T>> read(const T* at, int e, int lane) {
+    return {load<T>(at + 2 * e * kChunk + lane), load<T>(at + (2 * e + 1) * kChunk + lane)};
+  }
+  static LPS_FN void write(T* at, int e, int lane, Complex<Vec<T>> x) {
+    store<T>(at + 2 * e * kChunk + lane, x.re);
+    store<T>(at + (2 * e + 1) * kChunk + lane, x.im);
+  }
+};
+
+// Row-major (D, M) entries of the lanes, as columns.
+template <int D, int M, class T, class N>
+LPS_FN void read_columns(const T* at, int lane, N (*v)[D]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < D; ++i) v[j][i] = Entry<T, N>::read(at, i * M + j, lane);
+  }
+}
+
+template <int D, int M, class T, class N>
+LPS_FN void write_columns(T* at, int lane, const N (*v)[D]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < D; ++i) Entry<T, N>::write(at, i * M + j, lane, v[j][i]);
+  }
+}
+
+}  // namespace cpu
+}  // namespace lps

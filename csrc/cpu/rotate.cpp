@@ -1,0 +1,116 @@
+// rotate: each input is centered once and rotated for all of its samples.
+#include "cpu/rotate.h"
+
+#include "cpu/rotations.h"
+
+namespace lps::cpu {
+
+template <int D, class S>
+static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const Compute<S>* center, int64_t begin,
+                        int64_t end, S* y) {
+  using T = Compute<S>;
+  Action<D, T> act(s);
+  std::vector<T> buffer, result(std::is_same_v<S, T> ? 0 : s.size());
+  const T* input = nullptr;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t b = row / s.k, count = s.count(b);
+    if (row == begin || row % s.k == 0 || s.centers > 1) {
+      input = centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, buffer);
+    }
+    S* to = y + row * s.size();
+    if constexpr (std::is_same_v<S, T>) {
+      act.template apply<false>(q + row * s.d * s.d, true, T(1), input, to, count);
+    } else {
+      act.template apply<false>(q + row * s.d * s.d, true, T(1), input, result.data(), count);
+      for (int64_t i = 0; i < count * s.node(); ++i) to[i] = static_cast<S>(result[i]);
+    }
+    std::fill(to + count * s.node(), to + s.size(), S(0));
+  }
+}
+
+Tensor rotate(Tensor x, Tensor q, OptionalTensor center, OptionalTensor num_nodes, int64_t order) {
+  x = dense(x), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+  const Space s = space_of("rotate", x, q, center, num_nodes, order, false);
+  Tensor y = empty(x, sizes_of(s, true));
+  floating_switch(x.scalar_type(), "rotate", [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = Compute<S>;
+    with_dimension(s.d, [&](auto D) {
+      parallel_for(s.b * s.k, grain_for(1.0 * s.size()), [&](int64_t begin, int64_t end) {
+        rotate_rows<D>(s, in<S>(x), in<T>(q), in<T>(center), begin, end, out<S>(y));
+      });
+    });
+  });
+  return y;
+}
+
+// Gradients of one input and of its samples' matrices and centers, in one pass over grad.
+template <int D, class S>
+static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, const Compute<S>* q,
+                                   const Compute<S>* center, int64_t begin, int64_t end, S* grad_x, Compute<S>* grad_q,
+                                   Compute<S>* grad_center) {
+  using T = Compute<S>;
+  Action<D, T> act(s);
+  std::vector<T> input_buffer, grad_buffer, sum(s.size()), total(s.d), matrix(s.d * s.d);
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t count = s.count(b), size = count * s.node();
+    if (grad_x) std::fill(sum.begin(), sum.end(), T(0));
+    const T* input = nullptr;
+    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
+      const T* matrix_q = q + row * s.d * s.d;
+      const T* g = centered<T>(s, grad + row * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
+      if (grad_x) act.template apply<true>(matrix_q, false, T(1), g, sum.data(), count);
+      if (grad_q) {
+        if (row == b * s.k || s.centers > 1) {
+          input =
+              centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, input_buffer);
+        }
+        std::fill(matrix.begin(), matrix.end(), T(0));
+        act.gradient(matrix_q, true, input, g, matrix.data(), count);
+        write_gradient(matrix.data(), s.d, true, T(1), grad_q + row * s.d * s.d);
+      }
+      if (!grad_center) continue;
+      sum_vectors(g, total.data(), count, s.d, s.c);
+      T* to = grad_center + s.center(row) * s.d;
+      for (int64_t e = 0; e < s.d; ++e) {
+        if (row == b * s.k || s.centers > 1) to[e] = T(0);
+        for (int64_t a = 0; a < s.d; ++a) to[e] -= matrix_q[e * s.d + a] * total[a];
+      }
+    }
+    if (!grad_x) continue;
+    S* to = grad_x + b * s.size();
+    for (int64_t i = 0; i < s.size(); ++i) to[i] = i < size ? static_cast<S>(sum[i]) : S(0);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> rotate_backward(OptionalTensor grad_y, Tensor x, Tensor q, OptionalTensor center,
+                                                   OptionalTensor num_nodes, int64_t order, int64_t needs) {
+  STD_TORCH_CHECK(grad_y, "rotate_backward: expected a gradient");
+  const Tensor grad = dense(*grad_y);
+  x = dense(x), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+  const Space s = space_of("rotate_backward", x, q, center, num_nodes, order, false);
+  space_of("rotate_backward", grad, q, center, num_nodes, order, true);
+  const bool need_x = needs & 1, need_q = needs & 2, need_center = center && needs & 4;
+  Tensor grad_x = need_x ? empty(x, sizes_of(s, false)) : empty(x, {0});
+  Tensor grad_q = need_q ? empty(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});
+  Tensor grad_center = need_center ? zeros(q, {s.b, s.centers, s.d}) : empty(q, {0});
+  floating_switch(x.scalar_type(), "rotate_backward", [&](auto type) {
+    using S = typename decltype(type)::type;
+    using T = Compute<S>;
+    with_dimension(s.d, [&](auto D) {
+      parallel_for(s.b, grain_for(2.0 * s.k * s.size()), [&](int64_t begin, int64_t end) {
+        rotate_backward_inputs<D>(s, in<S>(grad), in<S>(x), in<T>(q), in<T>(center), begin, end,
+                                  need_x ? out<S>(grad_x) : nullptr, need_q ? out<T>(grad_q) : nullptr,
+                                  need_center ? out<T>(grad_center) : nullptr);
+      });
+    });
+  });
+  return {grad_x, grad_q, grad_center};
+}
+
+}  // namespace lps::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(lps_kernels, CPU, m) {
+  m.impl("rotate", TORCH_BOX(&lps::cpu::rotate));
+  m.impl("rotate_backward", TORCH_BOX(&lps::cpu::rotate_backward));
+}

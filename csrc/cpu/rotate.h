@@ -1,0 +1,259 @@
+// What the rotation ops are made of: d x d matrices that act on the space axis of many nodes, and the sums of outer
+// products that are the gradients of the matrices.
+#pragma once
+
+#include <type_traits>
+#include <vector>
+
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace lps::cpu {
+
+// Rows of up to four numbers, whatever the level.
+template <class T>
+struct QuadOf {
+  typedef T type __attribute__((vector_size(4 * sizeof(T))));
+};
+template <class T>
+using Quad = typename QuadOf<T>::type;
+
+// By elements: a copy through memory would be written in two parts and read in one, which stalls.
+template <class T, int D>
+LPS_FN Quad<T> load_quad(const T* p) {
+  if constexpr (D == 2) return Quad<T>{p[0], p[1], T(0), T(0)};
+  if constexpr (D == 3) return Quad<T>{p[0], p[1], p[2], T(0)};
+  return Quad<T>{p[0], p[1], p[2], p[3]};
+}
+template <class T, int D>
+LPS_FN void store_quad(T* p, Quad<T> v) {
+  std::memcpy(p, &v, D * sizeof(T));
+}
+
+// Calls body(D), d as a constant, or 0 where it is none of the usual ones.
+template <class Body>
+void with_dimension(int64_t d, const Body& body) {
+  switch (d) {
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    case 4:
+      return body(std::integral_constant<int, 4>());
+    default:
+      return body(std::integral_constant<int, 0>());
+  }
+}
+
+// m[e * d + a], the factor of x_e in y_a, of q^T x (transpose) or q x.
+template <class T>
+LPS_FN void read_matrix(const T* q, int64_t d, bool transpose, T by, T* m) {
+  for (int64_t e = 0; e < d; ++e) {
+    for (int64_t a = 0; a < d; ++a) m[e * d + a] = by * (transpose ? q[e * d + a] : q[a * d + e]);
+  }
+}
+
+// y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each.
+template <int D, bool kAdd, class T>
+void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int64_t c) {
+  const int64_t d = D ? D : dynamic;
+  if constexpr (D > 0) {
+    if (c == 1) {
+      Quad<T> column[D];
+      for (int e = 0; e < D; ++e) column[e] = load_quad<T, D>(m + e * D);
+      for (int64_t i = 0; i < n; ++i) {
+        Quad<T> sum = column[0] * x[i * D];
+#pragma GCC unroll 4
+        for (int e = 1; e < D; ++e) sum += column[e] * x[i * D + e];
+        if (kAdd) sum += load_quad<T, D>(y + i * D);
+        store_quad<T, D>(y + i * D, sum);
+      }
+      return;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const T* from = x + i * d * c;
+    T* to = y + i * d * c;
+    if (c == 1) {
+      if (!kAdd) std::fill_n(to, d, T(0));
+      for (int64_t e = 0; e < d; ++e) {
+        for (int64_t a = 0; a < d; ++a) to[a] += m[e * d + a] * from[e];
+      }
+      continue;
+    }
+    for (int64_t a = 0; a < d; ++a) {
+      for (int64_t j = 0; j < c; ++j) {
+        T sum = kAdd ? to[a * c + j] : T(0);
+        for (int64_t e = 0; e < d; ++e) sum += m[e * d + a] * from[e * c + j];
+        to[a * c + j] = sum;
+      }
+    }
+  }
+}
+
+// g[e, a] += sum over nodes and channels of x[i, e, :] y[i, a, :].
+template <int D, class T>
+void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t c) {
+  const int64_t d = D ? D : dynamic;
+  if constexpr (D > 0) {
+    if (c == 1) {
+      Quad<T> sum[D];
+      for (int e = 0; e < D; ++e) sum[e] = load_quad<T, D>(g + e * D);
+      for (int64_t i = 0; i < n; ++i) {
+        const Quad<T> row = load_quad<T, D>(y + i * D);
+#pragma GCC unroll 4
+        for (int e = 0; e < D; ++e) sum[e] += row * x[i * D + e];
+      }
+      for (int e = 0; e < D; ++e) store_quad<T, D>(g + e * D, sum[e]);
+      return;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t e = 0; e < d; ++e) {
+      const T* from = x + (i * d + e) * c;
+      for (int64_t a = 0; a < d; ++a) {
+        const T* to = y + (i * d + a) * c;
+        Vec<T> lanes = {};
+        int64_t j = 0;
+        for (; j + kLanes<T> <= c; j += kLanes<T>) lanes += load(from + j) * load(to + j);
+        T sum = g[e * d + a];
+        for (int l = 0; l < kLanes<T> && c >= kLanes<T>; ++l) sum += lanes[l];
+        for (; j < c; ++j) sum += from[j] * to[j];
+        g[e * d + a] = sum;
+      }
+    }
+  }
+}
+
+// b inputs, k samples, n nodes, d dimensions, c channels; order 1: vectors, order 2: tensors.
+struct Space {
+  int64_t b, k, n, d, c, order, centers;
+  const int64_t* nodes;
+
+  int64_t node() const {  // numbers of a node
+    return order == 2 ? d * d * c : d * c;
+  }
+  int64_t size() const {
+    return n * node();
+  }
+  int64_t count(int64_t b) const {
+    return count_nodes(nodes, b, n);
+  }
+  // Which center, of (b, 1 or k), is that of a row.
+  int64_t center(int64_t row) const {
+    return centers == 1 ? row / k : row;
+  }
+};
+
+inline Space space_of(const char* op, const Tensor& x, const Tensor& q, const OptionalTensor& center,
+                      const OptionalTensor& num_nodes, int64_t order, bool has_samples) {
+  const int64_t lead = has_samples ? 2 : 1;
+  STD_TORCH_CHECK(order == 1 || order == 2, op, ": expected order 1 or 2");
+  STD_TORCH_CHECK(q.dim() == 4 && q.size(2) == q.size(3), op, ": expected q (b, k, d, d)");
+  STD_TORCH_CHECK(q.scalar_type() == compute_dtype(x.scalar_type()), op, ": expected q in the computing dtype");
+  const int64_t b = q.size(0), k = q.size(1), d = q.size(2);
+  bool fits = x.dim() == lead + order + 2 && x.size(0) == b && (!has_samples || x.size(1) == k);
+  for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + 1 + i) == d;
+  STD_TORCH_CHECK(fits, op, ": features and q do not fit");
+  if (center) {
+    fits = order == 1 && center->dim() == 3 && center->size(0) == b && center->size(2) == d;
+    fits = fits && (center->size(1) == 1 || center->size(1) == k) && center->scalar_type() == q.scalar_type();
+    STD_TORCH_CHECK(fits, op, ": expected center (b, 1 or k, d) in the computing dtype");
+  }
+  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, op, ": expected num_nodes of shape (b,)");
+  return {b, k, x.size(lead), d, x.size(x.dim() - 1), order, center ? center->size(1) : 1, in<int64_t>(num_nodes)};
+}
+
+inline std::vector<int64_t> sizes_of(const Space& s, bool samples) {
+  std::vector<int64_t> sizes = {s.b};
+  if (samples) sizes.push_back(s.k);
+  sizes.push_back(s.n);
+  for (int64_t i = 0; i < s.order; ++i) sizes.push_back(s.d);
+  sizes.push_back(s.c);
+  return sizes;
+}
+
+// The whole action of one matrix on one row of features, with the buffer that tensors need.
+template <int D, class T>
+struct Action {
+  const Space& s;
+  std::vector<T> matrix, half;
+
+  explicit Action(const Space& s) : s(s), matrix(s.d * s.d), half(s.order == 2 ? s.size() : 0) {}
+
+  // y (+)= by q x, or q^T x, and both sides of a tensor; n nodes.
+  template <bool kAdd>
+  void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
+    read_matrix(q, s.d, transpose, by, matrix.data());
+    if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
+    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
+    if (by != T(1)) read_matrix(q, s.d, transpose, T(1), matrix.data());
+    apply_matrix<D, kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
+  }
+
+  // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
+  void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
+    if (s.order == 1) return add_outer<D>(x, grad, g, n, s.d, s.c);
+    read_matrix(q, s.d, transpose, T(1), matrix.data());
+    for (int64_t i = 0; i < n; ++i) {  // the second axis, with the first still as it was
+      apply_matrix<D, false>(matrix.data(), x + i * s.node(), half.data(), s.d, s.d, s.c);
+      add_outer<D>(half.data(), grad + i * s.node(), g, 1, s.d, s.d * s.c);
+      apply_matrix<D, false>(matrix.data(), x + i * s.node(), half.data(), 1, s.d, s.d * s.c);
+      add_outer<D>(half.data(), grad + i * s.node(), g, s.d, s.d, s.c);
+    }
+  }
+};
+
+// x[i, a, :] += by v[a] of n nodes.
+template <class T>
+void add_vector(T* x, const T* v, T by, int64_t n, int64_t d, int64_t c) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t a = 0; a < d; ++a) {
+      for (int64_t j = 0; j < c; ++j) x[(i * d + a) * c + j] += by * v[a];
+    }
+  }
+}
+
+// v[a] = sum of x[i, a, :] over n nodes.
+template <class T>
+void sum_vectors(const T* x, T* v, int64_t n, int64_t d, int64_t c) {
+  std::fill_n(v, d, T(0));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t a = 0; a < d; ++a) {
+      for (int64_t j = 0; j < c; ++j) v[a] += x[(i * d + a) * c + j];
+    }
+  }
+}
+
+// x - center of the first `count` nodes, in the computing dtype; x itself where that is the same.
+template <class T, class S>
+const T* centered(const Space& s, const S* x, const T* center, int64_t count, std::vector<T>& buffer) {
+  if constexpr (std::is_same_v<T, S>) {
+    if (!center) return x;
+  }
+  buffer.resize(s.size());
+  const int64_t size = count * s.node();
+  for (int64_t i = 0; i < size; ++i) buffer[i] = static_cast<T>(x[i]);
+  if (center) add_vector(buffer.data(), center, T(-1), count, s.d, s.c);
+  return buffer.data();
+}
+
+// m as the gradient of q: as it is for transpose, else turned.
+template <class T>
+void write_gradient(const T* m, int64_t d, bool transpose, T by, T* q) {
+  for (int64_t e = 0; e < d; ++e) {
+    for (int64_t a = 0; a < d; ++a) q[transpose ? e * d + a : a * d + e] = by * m[e * d + a];
+  }
+}
+
+// <g, q y> over all nodes, or twice <g, q y q^T>, from the gradient m of the matrix of q y.
+template <class T>
+T along_matrix(const T* m, const T* q, int64_t d) {
+  T sum = 0;
+  for (int64_t e = 0; e < d; ++e) {
+    for (int64_t a = 0; a < d; ++a) sum += m[e * d + a] * q[a * d + e];
+  }
+  return sum;
+}
+
+}  // namespace lps::cpu

@@ -1,0 +1,129 @@
+// Products of a few vectors with many rows, for matrices that stay in cache. Rows are `length` numbers apart, padded
+// with zeros to whole vectors.
+#pragma once
+
+#include "cpu/matrix_lanes.h"
+
+namespace lps::cpu {
+
+// s[i] = the sum of the lanes of a[i].
+LPS_FN void add_lanes(const Vec<double>* a, double* s) {
+  for (int i = 0; i < 8; ++i) {
+    double sum = 0;
+    for (int l = 0; l < kLanes<double>; ++l) sum += a[i][l];
+    s[i] = sum;
+  }
+}
+LPS_FN void add_lanes(const Vec<float>* a, float* s) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const auto pair = [](Vec<float> x, Vec<float> y) { return _mm256_hadd_ps((__m256)x, (__m256)y); };
+  const __m256 low = _mm256_hadd_ps(pair(a[0], a[1]), pair(a[2], a[3]));
+  const __m256 high = _mm256_hadd_ps(pair(a[4], a[5]), pair(a[6], a[7]));
+  _mm256_storeu_ps(s, _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31));
+#else
+  for (int i = 0; i < 8; ++i) {
+    float sum = 0;
+    for (int l = 0; l < kLanes<float>; ++l) sum += a[i][l];
+    s[i] = sum;
+  }
+#endif
+}
+
+// s[r * C + c] = <a_r, x_c> for R rows and C vectors.
+template <int R, int C, class T>
+LPS_FN void dot_block(const T* a, const T* x, int64_t length, T* s) {
+  static_assert(R * C <= 8);  // accumulators: two multiply-adds a cycle, four cycles each
+  Vec<T> sum[8] = {};
+  for (int64_t i = 0; i < length; i += kLanes<T>) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sum[r * C + c] += load(a + r * length + i) * load(x + c * length + i);
+    }
+  }
+  T all[8];
+  add_lanes(sum, all);
+  for (int i = 0; i < R * C; ++i) s[i] = all[i];
+}
+
+// s[r * C + c] = <a_r, x_c> for any number of rows.
+template <int C, class T>
+inline void dots(const T* a, int64_t count, const T* x, int64_t length, T* s) {
+  constexpr int R = 8 / C;
+  int64_t r = 0;
+  for (; r + R <= count; r += R) dot_block<R, C>(a + r * length, x, length, s + r * C);
+  if constexpr (R >= 8) {
+    if (r + 4 <= count) dot_block<4, C>(a + r * length, x, length, s + r * C), r += 4;
+  }
+  if constexpr (R >= 4) {
+    if (r + 2 <= count) dot_block<2, C>(a + r * length, x, length, s + r * C), r += 2;
+  }
+  if (r < count) dot_block<1, C>(a + r * length, x, length, s + r * C);
+}
+
+// y_c -= sum_r s[r * C + c] a_r, for U vectors of each y_c from `at` on.
+template <int C, int U, class T>
+LPS_FN void subtract_block(T* y, const T* s, const T* a, int64_t count, int64_t length, int64_t at) {
+  Vec<T> sum[C][U];
+  for (int c = 0; c < C; ++c) {
+    for (int u = 0; u < U; ++u) sum[c][u] = load(y + c * length + at + u * kLanes<T>);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    const T* row = a + r * length + at;
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) {
+      const Vec<T> x = load(row + u * kLanes<T>);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sum[c][u] -= s[r * C + c] * x;
+    }
+  }
+  for (int c = 0; c < C; ++c) {
+    for (int u = 0; u < U; ++u) store(y + c * length + at + u * kLanes<T>, sum[c][u]);
+  }
+}
+
+template <int C, class T>
+inline void subtract_rows(T* y, const T* s, const T* a, int64_t count, int64_t length) {
+  constexpr int U = 8 / C;
+  int64_t at = 0;
+  for (; at + U * kLanes<T> <= length; at += U * kLanes<T>) subtract_block<C, U>(y, s, a, count, length, at);
+  for (; at < length; at += kLanes<T>) subtract_block<C, 1>(y, s, a, count, length, at);
+}
+
+// The same of complex numbers; <a, x> conjugates a. Plain loops.
+template <int C, class T>
+inline void dots(const Complex<T>* a, int64_t count, const Complex<T>* x, int64_t length, Complex<T>* s) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int c = 0; c < C; ++c) {
+      Complex<T> sum = {};
+      for (int64_t i = 0; i < length; ++i) sum = sum + conjugate(a[r * length + i]) * x[c * length + i];
+      s[r * C + c] = sum;
+    }
+  }
+}
+
+template <int C, class T>
+inline void subtract_rows(Complex<T>* y, const Complex<T>* s, const Complex<T>* a, int64_t count, int64_t length) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int c = 0; c < C; ++c) {
+      for (int64_t i = 0; i < length; ++i) {
+        y[c * length + i] = y[c * length + i] - s[r * C + c] * a[r * length + i];
+      }
+    }
+  }
+}
+
+template <class N>
+inline Real<N> square_of(const N* u, int64_t length) {
+  if constexpr (std::is_floating_point_v<N>) {
+    N sum;
+    dot_block<1, 1>(u, u, length, &sum);
+    return sum;
+  } else {
+    Real<N> sum = 0;
+    for (int64_t i = 0; i < length; ++i) sum += square(u[i]);
+    return sum;
+  }
+}
+
+}  // namespace lps::cpu

@@ -1,0 +1,60 @@
+"""Features with space axes behind the nodes, as the rotation ops want them: (..., n, d, c) or (..., n, d, d, c)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def has_nodes(x: Tensor, leading: int, order: int) -> bool:
+    """Whether an axis of nodes comes before the space axes: always, but for a bare (..., d) or (..., d, d)."""
+    return x.dim() > leading + order
+
+
+def flatten(x: Tensor, leading: int, order: int, unitary: bool = False) -> Tensor:
+    """(leading..., n, d, c), or two axes d: n is 1 where there are no nodes, trailing axes become one of channels.
+
+    Complex features of real rotations are two channels. unitary: complex d become 2 d real ones, on which a unitary
+    matrix acts as `real_matrix` of it does; a tensor becomes the real form of a matrix.
+    """
+    if not has_nodes(x, leading, order):
+        x = x.unsqueeze(leading)
+    lead, space = x.shape[: leading + 1], x.shape[leading + 1 : leading + 1 + order]
+    channels = math.prod(x.shape[leading + 1 + order :])
+    if not unitary:
+        if x.is_complex():
+            x, channels = torch.view_as_real(x.resolve_conj()), 2 * channels
+        return x.reshape(*lead, *space, channels)
+    x = x.reshape(*lead, *space, channels)
+    if order == 1:
+        return torch.view_as_real(x.resolve_conj()).movedim(-1, -2).flatten(-3, -2)
+    return real_matrix(x, x.dim() - 3)
+
+
+def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = False) -> Tensor:
+    """Undo `flatten(x, leading, order)` on a result whose leading axes may be others."""
+    d = y.shape[-2]
+    lead = y.shape[: y.dim() - 1 - order]
+    tail = x.shape[leading + has_nodes(x, leading, order) + order :]
+    if unitary:
+        d //= 2
+        if order == 1:
+            y = torch.view_as_complex(y.unflatten(-2, (d, 2)).movedim(-2, -1).contiguous())
+        else:
+            y = y.unflatten(-2, (d, 2))[..., 0, :].unflatten(-3, (d, 2))  # the first column holds re and im
+            y = torch.view_as_complex(y.movedim(-3, -1).contiguous())
+        y = y.reshape(*lead, *[d] * order, *tail)
+    elif x.is_complex():
+        y = torch.view_as_complex(y.reshape(*lead, *[d] * order, *tail, 2))
+    else:
+        y = y.reshape(*lead, *[d] * order, *tail)
+    return y if has_nodes(x, leading, order) else y.squeeze(len(lead) - 1)
+
+
+def real_matrix(q: Tensor, axis: int = -2) -> Tensor:
+    """Complex matrices on axes axis and axis + 1 as real ones of twice the size, [[re, -im], [im, re]] an entry."""
+    axis = axis % q.dim()
+    rows = torch.stack((torch.stack((q.real, -q.imag), axis + 2), torch.stack((q.imag, q.real), axis + 2)), axis + 1)
+    return rows.flatten(axis + 2, axis + 3).flatten(axis, axis + 1)
