@@ -17,8 +17,12 @@ FOLDER = Path(__file__).parent / "results"
 
 def machine_name() -> str:
     """The processor and how many threads ran, as a file name."""
-    words = f"{info.cpu_name()} {torch.get_num_threads()} threads"
+    words = f"{info.cpu_name()} {threads({'threads': torch.get_num_threads()})}"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def threads(content: dict) -> str:
+    return "1 thread" if content["threads"] == 1 else f"{content['threads']} threads"
 
 
 def write(rows: list[dict], command: str) -> Path:
@@ -58,10 +62,13 @@ def plot(content: dict, path: Path) -> None:
         axes.fill_between(n, low, high, alpha=0.2)
     axes.set(xscale="log", yscale="log", xlabel="nodes n", ylabel="times faster than")
     axes.set_title("scores to nodes in, out and entropy, forward + backward", fontsize=10)
+    sizes = sorted({r["sizes"]["n"] for r in rows})
+    axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=8)
+    axes.set_xticks([], minor=True)
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
     axes.annotate(
-        f"{content['machine']}, {content['threads']} threads, torch {content['versions']['torch']}, {content['date']}",
+        f"{content['machine']}, {threads(content)}, torch {content['versions']['torch']}, {content['date']}",
         (0.99, 0.01), xycoords="axes fraction", ha="right", fontsize=7, color="gray",
     )  # fmt: skip
     figure.savefig(path, dpi=140)
@@ -85,7 +92,7 @@ def markdown(path: Path) -> str:
     content = json.loads(path.read_text())
     with_goal = {(r["op"], r["case"]) for r in content["rows"] if r["goal"]}
     text = [
-        f"{content['machine']}, {content['threads']} threads, {content['cpu_kernels'] or 'no'} kernels, "
+        f"{content['machine']}, {threads(content)}, {content['cpu_kernels'] or 'no'} kernels, "
         f"torch {content['versions']['torch']}, {content['date']}, commit {content['commit']}, "
         f"`{content['command']}`:",
         "",
