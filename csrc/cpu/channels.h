@@ -19,13 +19,13 @@ struct RowDecays {
     constexpr int64_t lanes = kLanes<T>;
     const int64_t padded = (n + lanes - 1) / lanes * lanes;
     for (auto* a : {&up, &up_reach, &down, &down_reach}) a->resize(padded);
-    const T inverse = inverse_of<T>(tau);
+    const Units<T> units(tau);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t first = i - i % kBlock, stop = first + kBlock;
-      up[i] = i > first ? (t[i] - t[i - 1]) * inverse : T(-kFarApart);
-      down[i] = i + 1 < std::min(stop, n) ? (t[i + 1] - t[i]) * inverse : T(-kFarApart);
-      up_reach[i] = first > 0 ? (t[i] - t[first - 1]) * inverse : T(-kFarApart);
-      down_reach[i] = stop < n ? (t[stop] - t[i]) * inverse : T(-kFarApart);
+      up[i] = i > first ? units(t[i] - t[i - 1]) : T(-kFarApart);
+      down[i] = i + 1 < std::min(stop, n) ? units(t[i + 1] - t[i]) : T(-kFarApart);
+      up_reach[i] = first > 0 ? units(t[i] - t[first - 1]) : T(-kFarApart);
+      down_reach[i] = stop < n ? units(t[stop] - t[i]) : T(-kFarApart);
     }
     for (auto* a : {&up, &up_reach, &down, &down_reach}) {
       std::fill(a->begin() + n, a->end(), T(-kFarApart));

@@ -51,6 +51,20 @@ T inverse_of(double tau) {
   return static_cast<T>(std::min(1.0 / tau, static_cast<double>(std::numeric_limits<T>::max())));
 }
 
+// Differences of scores in units of tau. 1 / tau comes in two parts: rounded to one float it would bend every decay of
+// a row the same way.
+template <class T>
+struct Units {
+  T high, low;
+
+  explicit Units(double tau)
+      : high(inverse_of<T>(tau)), low(high < std::numeric_limits<T>::max() ? static_cast<T>(1.0 / tau - high) : T(0)) {}
+  template <class V>
+  LPS_FN V operator()(V difference) const {
+    return difference * high + difference * low;
+  }
+};
+
 // Which of positions 0..n-1 are real, lane by lane.
 template <class T>
 LPS_FN Vec<Int<T>> before(int64_t i, Vec<T> counts) {
@@ -68,11 +82,11 @@ struct Decays {
   void build(const Vec<T>* t, Vec<T> counts, int64_t n, double tau) {
     for (auto* a : {&up, &up_reach, &down, &down_reach}) a->assign(n, splat<T>(0));
     tied.assign(n + 1, Vec<Int<T>>{});
-    const T inverse = inverse_of<T>(tau);
+    const Units<T> units(tau);
     const Vec<T> far = splat<T>(static_cast<T>(-kFarApart));
     const auto kernel = [&](Vec<T> low, Vec<T> high, Vec<Int<T>> real) {
-      const Vec<T> gap = (low - high) * inverse;
-      return real ? exp_nonpositive<T>(gap < far ? far : gap) : splat<T>(0);
+      const Vec<T> gap = units(low - high);
+      return real ? exp_nonpositive<T>(gap > far ? gap : far) : splat<T>(0);
     };
     Vec<Int<T>> ties{};
     for (int64_t i = 0; i < n; ++i) {

@@ -146,8 +146,8 @@ LPS_FN Vec<T> exp_nonpositive(Vec<T> x) {
   using I = Int<T>;
   constexpr bool single = sizeof(T) == 4;
   constexpr T lowest = single ? T(-87.0) : T(-708.0);
-  const Vec<I> zero_mask = x < lowest;
-  x = zero_mask ? splat<T>(0) : x;
+  const Vec<I> normal = x >= lowest;  // not for NaN, of scores too far apart for T
+  x = normal ? x : splat<T>(0);
   const Vec<I> k = __builtin_convertvector(x * T(1.4426950408889634) - T(0.5), Vec<I>);
   const Vec<T> kf = __builtin_convertvector(k, Vec<T>);
   constexpr T ln2_high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
@@ -159,7 +159,7 @@ LPS_FN Vec<T> exp_nonpositive(Vec<T> x) {
   for (int i = terms; i > 0; --i) p = p * r * T(1.0 / i) + T(1);
   const Vec<I> bits = (k + I(single ? 127 : 1023)) << (single ? 23 : 52);
   const Vec<T> result = p * (Vec<T>)bits;
-  return zero_mask ? splat<T>(0) : result;
+  return normal ? result : splat<T>(0);
 }
 
 // log(x) for normal x > 0: k ln 2 + 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
