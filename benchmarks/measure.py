@@ -38,6 +38,7 @@ class Work:
     compilable: dict[str, Callable[[], Callable[[], Any]]] = field(default_factory=dict)  # makes the compiled run
     threads: dict[str, int] = field(default_factory=dict)  # runs that want another number of threads
     factors: dict[str, float] = field(default_factory=dict)  # run -> its size over ours: the growth is reported
+    unlike: tuple[str, ...] = ()  # runs that are there for scale, and compute something else
     tolerance: float | None = 1e-3  # of the largest entry; None where results are random or of another shape
 
 
@@ -106,7 +107,8 @@ def interleaved(work: Work, rounds: int, budget: float) -> dict[str, list[float]
         with using_threads(work.threads.get(name)):
             work.runs[name]()
             once = stretch(work.runs[name], 1)
-            once = stretch(work.runs[name], max(1, min(100, int(TARGET / 4 / once))))
+            if once < TARGET:
+                once = stretch(work.runs[name], max(1, min(100, int(TARGET / 4 / once))))
             inner[name] = max(1, int(TARGET / once))
     gc.collect()
     gc.disable()

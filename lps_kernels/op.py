@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 NAMESPACE = "lps_kernels"
@@ -21,7 +22,6 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 
 # A backend: the device type it serves and the dispatch key under which its kernels are registered.
 BACKENDS = {"cpu": ("cpu", "CPU"), "cuda": ("cuda", "CUDA")}
-_AUTOMATIC = {device: name for name, (device, _) in BACKENDS.items()}
 OPS: dict[str, Op] = {}
 
 _named_backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("lps_kernels_backend", default=None)
@@ -90,6 +90,9 @@ class Op:
         self.kernel = getattr(getattr(torch.ops, NAMESPACE), name).default
         runs = torch._C._dispatch_has_kernel_for_dispatch_key
         self._runs = {name for name, (_, key) in BACKENDS.items() if runs(f"{NAMESPACE}::{self.name}", key)}
+        self._automatic = {BACKENDS[name][0]: name for name in self._runs}
+        arguments = self.kernel._schema.arguments
+        self._first = next(i for i, a in enumerate(arguments) if isinstance(a.type, torch.TensorType))
         OPS[name] = self
 
     def _register(self) -> None:
@@ -108,23 +111,20 @@ class Op:
         """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
         name = name or (_traced_backend if torch.compiler.is_compiling() else _named_backend.get())
         if name is None:
-            name = _AUTOMATIC.get(device, "reference")
-            return name if name != "reference" and self.has_kernel(name) else "reference"
-        _check_name(name)
-        if name != "reference":
+            return self._automatic.get(device, "reference")
+        if name != "reference" and (name not in self._runs or BACKENDS[name][0] != device):
+            _check_name(name)
             if BACKENDS[name][0] != device:
                 raise RuntimeError(f"backend {name!r}: {self.name} got tensors on {device}")
-            if not self.has_kernel(name):
-                raise RuntimeError(f"backend {name!r}: {self.name} is not available, see python -m lps_kernels.info")
+            raise RuntimeError(f"backend {name!r}: {self.name} is not available, see python -m lps_kernels.info")
         return name
 
     def __call__(self, *args, backend: str | None = None):
-        device = next(a for a in args if isinstance(a, Tensor)).device.type
-        chosen = self.choose(device, backend)
+        chosen = self.choose(args[self._first].device.type, backend)
         if chosen == "reference":
             return self.reference(*args)
-        if self.differentiable and is_differentiated(*(args[i] for i in self.differentiable)):
-            return _Differentiable.apply(self.name, chosen, *args)
+        if self.differentiable and is_differentiated(*[args[i] for i in self.differentiable]):
+            return _Differentiable.call(self.name, chosen, *args)
         return self.kernel(*args)
 
     def gradient(self, name: str, needs: tuple[bool, ...], grads: tuple, args: tuple, saved: tuple) -> tuple:
@@ -132,7 +132,7 @@ class Op:
         if self.backward is None:
             return _vector_jacobian_product(self, needs, grads, args)
         chosen = name if self.backward.has_kernel(name) else "reference"
-        mask = sum(1 << i for i, need in enumerate(needs) if need)
+        mask = sum([need << i for i, need in enumerate(needs)])
         gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
@@ -216,11 +216,15 @@ class BackwardOp(Op):
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
     """Whether a gradient of any of these may be wanted: reverse mode, forward mode or a torch.func transform."""
-    if not torch.compiler.is_compiling() and (
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    if torch.compiler.is_compiling() or not (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
-        return any(t is not None and t.is_floating_point() for t in tensors)
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        return False
+    return any(t is not None and t.is_floating_point() for t in tensors)
 
 
 def _fresh(reference: Callable) -> Callable:
@@ -258,6 +262,13 @@ class _Differentiable(torch.autograd.Function):
 
     generate_vmap_rule = True
 
+    @classmethod
+    def call(cls, *args):
+        """`apply`, which spends 25 us a call on the defaults of `forward`'s arguments; there are none."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return cls.apply(*args)
+        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))
+
     @staticmethod
     def forward(op_name, backend_name, *args):
         return OPS[op_name].kernel(*args)
@@ -266,29 +277,28 @@ class _Differentiable(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         ctx.op_name, ctx.backend_name, *args = inputs
         outs = output if isinstance(output, tuple) else (output,)
-        ctx.tensors = [isinstance(a, Tensor) for a in args]
         ctx.constants = [None if isinstance(a, Tensor) else a for a in args]
         constant = [o for o in outs if not o.is_floating_point()]
         if constant:  # torch.compile wants several outputs where this is called at all
             ctx.mark_non_differentiable(*constant)
         ctx.set_materialize_grads(False)
-        saved = (outs[i] for i in OPS[ctx.op_name].saves)
-        ctx.save_for_backward(*(a for a in args if isinstance(a, Tensor)), *saved)
+        saved = [outs[i] for i in OPS[ctx.op_name].saves]
+        ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in args], *saved)
 
     @staticmethod
     def backward(ctx, *grads):
+        count = len(ctx.constants)
+        gradients: list[Tensor | None] = [None] * (2 + count)
         if all(g is None for g in grads):
-            return (None,) * (2 + len(ctx.tensors))
-        op = OPS[ctx.op_name]
-        saved = iter(ctx.saved_tensors)
-        args = tuple(next(saved) if t else c for t, c in zip(ctx.tensors, ctx.constants))
-        needs = tuple(ctx.needs_input_grad[i + 2] for i in op.differentiable)
-        gradients: list[Tensor | None] = [None] * len(args)
-        for i, need, g in zip(
-            op.differentiable, needs, op.gradient(ctx.backend_name, needs, grads, args, tuple(saved))
-        ):
-            gradients[i] = g if need else None
-        return None, None, *gradients
+            return tuple(gradients)
+        op, saved = OPS[ctx.op_name], ctx.saved_tensors
+        args = tuple([c if s is None else s for s, c in zip(saved, ctx.constants)])
+        needed = ctx.needs_input_grad  # a new tuple each time
+        needs = tuple([needed[i + 2] for i in op.differentiable])
+        found = op.gradient(ctx.backend_name, needs, grads, args, saved[count:])
+        for i, need, g in zip(op.differentiable, needs, found):
+            gradients[i + 2] = g if need else None
+        return tuple(gradients)
 
 
 def _vector_jacobian_product(op: Op, needs: Sequence[bool], grads: tuple, args: tuple) -> tuple:

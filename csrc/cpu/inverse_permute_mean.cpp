@@ -79,7 +79,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
   check_soft(name, y, perm, t, row, col, hard);
   const bool need_y = needs & 1, need_soft = t && (!hard || (needs & 14)), need_weights = weights && (needs & 16);
   const ScalarType dtype = compute_dtype(y.scalar_type());
-  Tensor grad_y = need_y ? torch::stable::empty_like(y) : empty(y, {0});
+  Tensor grad_y = need_y ? empty(y) : empty(y, {0});
   const auto like_t = [&](int64_t bit) {
     return need_soft || needs & bit ? empty(y, {s.b, s.k, s.n}, dtype) : empty(y, {0}, dtype);
   };

@@ -194,8 +194,8 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
   const int64_t rows = check("permutation_entropy_backward", t, row, col, num_nodes), k = t.size(1), n = t.size(2);
   STD_TORCH_CHECK(grad && grad->numel() == t.size(0), "permutation_entropy_backward: expected a gradient (b,)");
   const Tensor upstream = dense(*grad);
-  Tensor grad_t = torch::stable::empty_like(t), grad_row = torch::stable::empty_like(t);
-  Tensor grad_col = torch::stable::empty_like(t);
+  Tensor grad_t = empty(t), grad_row = torch::stable::empty_like(t);
+  Tensor grad_col = empty(t);
   const int64_t* nodes = in<int64_t>(num_nodes);
   floating_switch(t.scalar_type(), "permutation_entropy_backward", [&](auto type) {
     using T = Compute<typename decltype(type)::type>;

@@ -37,7 +37,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_
   shape_of("permute_backward", grad, perm, num_nodes, order, true);
   check_soft("permute_backward", x, perm, t, row, col, hard);
   const bool need_x = needs & 1, need_soft = t && (!hard || (needs & 14));
-  Tensor grad_x = need_x ? torch::stable::empty_like(x) : empty(x, {0});
+  Tensor grad_x = need_x ? empty(x) : empty(x, {0});
   const ScalarType dtype = compute_dtype(x.scalar_type());
   const auto like_t = [&](int64_t bit) {
     return need_soft || needs & bit ? empty(x, {s.b, s.k, s.n}, dtype) : empty(x, {0}, dtype);

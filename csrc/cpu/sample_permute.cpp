@@ -51,7 +51,7 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
   const auto through = [&](const OptionalTensor& grad, const OptionalTensor& features, int64_t order, bool needed) {
     if (!features || (!needed && !need_scores)) return empty(x, {0});
     if (!grad) {
-      Tensor none = needed ? torch::stable::empty_like(*features) : empty(x, {0});
+      Tensor none = needed ? empty(*features) : empty(x, {0});
       return torch::stable::zero_(none);
     }
     const int64_t wanted = (needed ? 1 : 0) | (soft && need_scores ? 14 : 0);

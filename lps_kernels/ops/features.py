@@ -14,6 +14,8 @@ def flatten(x: Tensor, leading: int) -> Tensor:
     """(leading axes..., c): the trailing axes as one channel axis, complex numbers as two channels."""
     if x.is_complex():
         x = torch.view_as_real(x)
+    if x.dim() == leading + 1:
+        return x
     return x.reshape(*x.shape[:leading], math.prod(x.shape[leading:]))
 
 
@@ -21,6 +23,8 @@ def unflatten(y: Tensor, x: Tensor, leading: int) -> Tensor:
     """Undo `flatten(x, leading)` on a result whose leading axes may be others."""
     if x.is_complex():
         return torch.view_as_complex(y.reshape(*y.shape[:-1], *x.shape[leading:], 2))
+    if x.dim() == leading + 1:
+        return y
     return y.reshape(*y.shape[:-1], *x.shape[leading:])
 
 
@@ -32,4 +36,5 @@ def soft_arguments(soft: tuple | None, x: Tensor, hard: bool) -> tuple[Tensor | 
             what = f"floating point features, got {x.dtype}" if soft is not None else "the soft part of a permutation"
             raise TypeError(f"hard=False: expected {what}")
         return None, None, None
-    return tuple(s.to(compute_dtype(x.dtype)) for s in soft[-3:])
+    dtype = compute_dtype(x.dtype)
+    return tuple([s if s.dtype == dtype else s.to(dtype) for s in soft[-3:]])
