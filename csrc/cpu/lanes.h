@@ -71,36 +71,53 @@ LPS_FN Vec<Int<T>> before(int64_t i, Vec<T> counts) {
   return splat<T>(static_cast<T>(i)) < counts;
 }
 
-// The scans' decays for kLanes rows. Up walks to higher ranks, down to lower ones; decay and reach as in Scan.
-template <class T>
-struct Decays {
-  std::vector<Vec<T>> up, up_reach, down, down_reach;
-  std::vector<Vec<Int<T>>> tied;  // whether t_i equals t_{i - 1}
+// The scans' decays, of kLanes rows (Number a vector) or of one (a number). Up walks to higher ranks, down to lower
+// ones. `between` is K of neighbours i - 1 and i, zero where a block starts and at n, so that it serves both
+// directions.
+template <class Number>
+struct DecaysOf {
+  std::vector<Number> between, up_reach, down_reach;  // n + 1 or more of the first
   bool any_tied = false;
+
+  // Of position i, as in Scan.
+  template <bool kUp>
+  const Number* decay() const {
+    return between.data() + (kUp ? 0 : 1);
+  }
+  template <bool kUp>
+  const Number* reach() const {
+    return (kUp ? up_reach : down_reach).data();
+  }
+};
+
+template <class T>
+struct Decays : DecaysOf<Vec<T>> {
+  std::vector<Vec<Int<T>>> tied;  // whether t_i equals t_{i - 1}
 
   // Padding, from counts on, is isolated. t is in lanes; counts holds each lane's number of nodes.
   void build(const Vec<T>* t, Vec<T> counts, int64_t n, double tau) {
-    for (auto* a : {&up, &up_reach, &down, &down_reach}) a->assign(n, splat<T>(0));
-    tied.assign(n + 1, Vec<Int<T>>{});
+    this->between.resize(n + 1), this->up_reach.resize(n), this->down_reach.resize(n), tied.resize(n + 1);
     const Units<T> units(tau);
-    const Vec<T> far = splat<T>(static_cast<T>(-kFarApart));
+    const Vec<T> far = splat<T>(static_cast<T>(-kFarApart)), zero{};
     const auto kernel = [&](Vec<T> low, Vec<T> high, Vec<Int<T>> real) {
       const Vec<T> gap = units(low - high);
-      return real ? exp_nonpositive<T>(gap > far ? gap : far) : splat<T>(0);
+      return real ? exp_nonpositive<T>(gap > far ? gap : far) : zero;
     };
     Vec<Int<T>> ties{};
-    for (int64_t i = 0; i < n; ++i) {
-      const Vec<Int<T>> real = before<T>(i, counts);
-      const int64_t first = i - i % kBlock, last = std::min(first + kBlock, n) - 1;
-      if (i > first) up[i] = down[i - 1] = kernel(t[i], t[i - 1], real);
-      if (first > 0) up_reach[i] = kernel(t[i], t[first - 1], real);
-      if (last + 1 < n) down_reach[i] = kernel(t[last + 1], t[i], before<T>(last + 1, counts));
-      if (i > 0) {
-        tied[i] = (t[i] == t[i - 1]) & real;
+    for (int64_t first = 0; first < n; first += kBlock) {
+      const int64_t stop = std::min(first + kBlock, n);
+      const Vec<Int<T>> next = before<T>(stop, counts);
+      for (int64_t i = first; i < stop; ++i) {
+        const Vec<Int<T>> real = before<T>(i, counts);
+        this->between[i] = i > first ? kernel(t[i], t[i - 1], real) : zero;
+        this->up_reach[i] = first > 0 ? kernel(t[i], t[first - 1], real) : zero;
+        this->down_reach[i] = stop < n ? kernel(t[stop], t[i], next) : zero;
+        tied[i] = i > 0 ? (t[i] == t[i - 1]) & real : Vec<Int<T>>{};
         ties |= tied[i];
       }
     }
-    any_tied = any<Int<T>>(ties);
+    this->between[n] = zero, tied[n] = Vec<Int<T>>{};
+    this->any_tied = any<Int<T>>(ties);
   }
 };
 

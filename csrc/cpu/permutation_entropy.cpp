@@ -81,8 +81,7 @@ struct Entropy {
 
   template <bool kUp>
   void scan(int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
     MomentScan<V> of_w;
     Scan<V> of_log;
     Held<T> held, held_log;
@@ -105,8 +104,7 @@ struct Entropy {
 
   template <bool kUp>
   void gradient_scan(int64_t n, V* d_weights, V* sig) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
     MomentScan<V> of_h;
     Scan<V> of_b;
     Held<T> held_h, held_b;

@@ -39,23 +39,29 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
   STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
-  bool outside = false;
+  int64_t sign = 0;  // of a value below 0 or above n - 1; there is no vector comparison of unsigned numbers
   for (int64_t i = 0, size = shape.rows() * shape.n; i < size; ++i) {
-    outside |= static_cast<uint64_t>(shape.perm[i]) >= static_cast<uint64_t>(shape.n);
+    sign |= shape.perm[i] | (shape.n - 1 - shape.perm[i]);
   }
-  STD_TORCH_CHECK(!outside, op, ": expected perm with values from 0 to n - 1");
+  STD_TORCH_CHECK(sign >= 0, op, ": expected perm with values from 0 to n - 1");
   return shape;
 }
 
-// The inverse of every permutation, (b, k, n).
-inline std::vector<int64_t> inverse_of(const Shape& s) {
-  std::vector<int64_t> inverse(s.rows() * s.n, 0);
+// The inverse of every permutation, (b, k, n), until the calling thread asks again.
+inline const int64_t* inverse_of(const Shape& s) {
+  struct Inverses {
+    std::vector<int64_t> values;
+  };
+  std::vector<int64_t>& inverse = workspace<Inverses>().values;
+  if (inverse.size() < static_cast<size_t>(s.rows() * s.n)) inverse.resize(s.rows() * s.n);
+  int64_t* to = inverse.data();
   parallel_for(s.rows(), grain_for(s.n), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      for (int64_t r = 0; r < s.n; ++r) inverse[row * s.n + s.perm_of(row)[r]] = r;
+      std::fill_n(to + row * s.n, s.n, 0);  // for what is no bijection
+      for (int64_t r = 0; r < s.n; ++r) to[row * s.n + s.perm_of(row)[r]] = r;
     }
   });
-  return inverse;
+  return to;
 }
 
 // Calls body(row, begin, end) for ranges of ranks of every row, in parallel; `work` is nanoseconds a rank.
@@ -68,6 +74,33 @@ void for_lines(const Shape& s, double work, const Body& body) {
       at = stop;
     }
   });
+}
+
+// Asks for the cache lines of the next `bytes` from p, to read or to write, while there is other work. (Were it not
+// always inlined, GCC would find it without effect and drop its calls.)
+template <bool kWrite = false>
+LPS_FN void prefetch(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, kWrite);
+}
+
+// Lines are read in the order of a permutation, which no processor foresees: so many ahead are asked for.
+constexpr int64_t kAhead = 2;
+
+// to[i] = from[order[i]], items of `size` bytes. Asks for the line at `next`, `part` bytes at each step: all at once
+// they would stall.
+template <class Size, class Part>
+LPS_FN void gather_line(char* __restrict to, const char* __restrict from, const int64_t* __restrict order,
+                        int64_t count, Size size, const char* next, Part part) {
+  constexpr int64_t kStep = 8;
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    prefetch(next + i * part, kStep * part);
+    prefetch<true>(to + i * size + 512, kStep * size);
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kStep; ++j) std::memcpy(to + (i + j) * size, from + order[i + j] * size, size);
+  }
+  prefetch(next + i * part, (count - i) * part);
+  for (; i < count; ++i) std::memcpy(to + i * size, from + order[i] * size, size);
 }
 
 // Calls body(size), the size a constant where it is a small power of two: bytes of a node's channels, or their number.
@@ -96,7 +129,7 @@ void with_size(int64_t bytes, const Body& body) {
 inline void move_nodes(const Shape& s, const void* from, void* to, int64_t itemsize, bool each, bool back) {
   const int64_t line = s.inner() * itemsize;
   if (line == 0) return;
-  const std::vector<int64_t> inverse = back ? inverse_of(s) : std::vector<int64_t>();
+  const int64_t* inverse = back ? inverse_of(s) : nullptr;
   with_size(s.c * itemsize, [&](auto size) {
     for_lines(s, 4.0 + 0.05 * line, [&](int64_t row, int64_t begin, int64_t end) {
       const int64_t count = s.count(row), *order = back ? &inverse[row * s.n] : s.perm_of(row);
@@ -108,8 +141,8 @@ inline void move_nodes(const Shape& s, const void* from, void* to, int64_t items
       } else {
         for (int64_t r = begin; r < real; ++r) {
           char* to_line = dst + r * line;
-          const char* from_line = src + order[r] * line;
-          for (int64_t i = 0; i < count; ++i) std::memcpy(to_line + i * size, from_line + order[i] * size, size);
+          const char* next = src + order[std::min(r + kAhead, count - 1)] * line;
+          gather_line(to_line, src + order[r] * line, order, count, size, next, size);
           std::memset(to_line + count * size, 0, (s.n - count) * size);
         }
       }
@@ -124,29 +157,90 @@ LPS_FN void add_scaled(T* __restrict to, const F* __restrict from, T w, Channels
   for (int64_t j = 0; j < c; ++j) to[j] += w * static_cast<T>(from[j]);
 }
 
-template <class T, class F, class Channels>
-LPS_FN void copy_scaled(F* __restrict to, const F* __restrict from, T w, Channels c) {
-  for (int64_t j = 0; j < c; ++j) to[j] = static_cast<F>(w * static_cast<T>(from[j]));
+template <class T, class To, class From, class Channels>
+LPS_FN void copy_scaled(To* __restrict to, const From* __restrict from, T w, Channels c) {
+  for (int64_t j = 0; j < c; ++j) to[j] = static_cast<To>(w * static_cast<T>(from[j]));
+}
+
+template <class From, class To, class Channels>
+void scatter_sum_edges(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x,
+                       Channels c) {
+  using T = Compute<To>;
+  const int64_t* inverse = inverse_of(s);
+  const int64_t size = s.inner();
+  parallel_for(s.b * s.n, grain_for(0.5 * s.k * size), [&](int64_t begin, int64_t end) {
+    std::vector<T> spare(std::is_same_v<To, T> ? 0 : size);
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t b = at / s.n, node = at % s.n, count = count_nodes(s.nodes, b, s.n);
+      if (node >= count) {
+        std::fill_n(x + at * size, size, To(0));
+        continue;
+      }
+      T* sum;  // the result's own line where it is wide enough
+      if constexpr (std::is_same_v<To, T>) {
+        sum = x + at * size;
+      } else {
+        sum = spare.data();
+      }
+      const int64_t next = std::min(node + kAhead, count - 1);
+      for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
+        const From* line = y + (row * s.n + inverse[row * s.n + node]) * size;
+        const From* ahead = y + (row * s.n + inverse[row * s.n + next]) * size;
+        const int64_t* perm = s.perm_of(row);
+        const T w = weights ? weights[row] : scale;
+        const bool first = row == b * s.k;
+        for (int64_t i = 0; i < count; ++i) {
+          if (i * c * sizeof(From) % 64 < c * sizeof(From)) {
+            prefetch(ahead + i * c, 64);
+            prefetch<true>(sum + size + i * c, 64);
+          }
+          first ? copy_scaled(sum + perm[i] * c, line + i * c, w, c)
+                : add_scaled(sum + perm[i] * c, line + i * c, w, c);
+        }
+      }
+      if (s.k == 0) std::fill_n(sum, count * c, T(0));
+      std::fill(sum + count * c, sum + size, T(0));
+      if constexpr (!std::is_same_v<To, T>) {
+        for (int64_t i = 0; i < size; ++i) x[at * size + i] = static_cast<To>(sum[i]);
+      }
+    }
+  });
+}
+
+// A node's channels are summed in registers, kChunk at a time.
+template <class From, class To, class Channels>
+LPS_FN void sum_node(const Shape& s, const From* y, const int64_t* inverse, int64_t b, int64_t node, int64_t next,
+                     const Compute<To>* weights, Compute<To> scale, To* to, Channels c) {
+  using T = Compute<To>;
+  constexpr int64_t kChunk = 64;
+  const auto part = [&](int64_t low, auto width) {
+    T sum[kChunk] = {};
+    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
+      const From* lines = y + row * s.n * c + low;
+      prefetch(lines + inverse[row * s.n + next] * c, width * sizeof(From));
+      add_scaled(sum, lines + inverse[row * s.n + node] * c, weights ? weights[row] : scale, width);
+    }
+    for (int64_t j = 0; j < width; ++j) to[low + j] = static_cast<To>(sum[j]);
+  };
+  int64_t low = 0;
+  for (; low + kChunk <= c; low += kChunk) part(low, std::integral_constant<int64_t, kChunk>());
+  if (low < c) part(low, static_cast<int64_t>(c - low));
 }
 
 template <class From, class To, class Channels>
 void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x, Channels c) {
   using T = Compute<To>;
-  if (s.order == 2) {
-    const std::vector<int64_t> inverse = inverse_of(s);
-    parallel_for(s.b * s.n, grain_for(0.5 * s.k * s.inner()), [&](int64_t begin, int64_t end) {
-      std::vector<T> sum(s.inner());
+  if (s.order == 2) return scatter_sum_edges(s, y, weights, scale, x, c);
+  if (c * sizeof(From) >= 64) {  // a cache line or more: no more of them are read in the order of the targets
+    const int64_t* inverse = inverse_of(s);
+    parallel_for(s.b * s.n, grain_for(0.2 * s.k * c), [&](int64_t begin, int64_t end) {
       for (int64_t at = begin; at < end; ++at) {
         const int64_t b = at / s.n, node = at % s.n, count = count_nodes(s.nodes, b, s.n);
-        std::fill(sum.begin(), sum.end(), T(0));
-        for (int64_t row = b * s.k; node < count && row < (b + 1) * s.k; ++row) {
-          const From* line = y + (row * s.n + inverse[row * s.n + node]) * s.inner();
-          const T w = weights ? weights[row] : scale;
-          for (int64_t i = 0; i < count; ++i) {
-            add_scaled(&sum[s.perm_of(row)[i] * c], line + i * c, w, c);
-          }
+        if (node < count) {
+          sum_node(s, y, inverse, b, node, std::min(node + kAhead, count - 1), weights, scale, x + at * c, c);
+        } else {
+          std::fill_n(x + at * c, static_cast<int64_t>(c), To(0));
         }
-        for (int64_t i = 0; i < s.inner(); ++i) x[at * s.inner() + i] = static_cast<To>(sum[i]);
       }
     });
     return;
@@ -161,6 +255,14 @@ void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, C
       const int64_t b = item / parts, low = item % parts * part, high = std::min(low + part, s.n);
       const int64_t count = count_nodes(s.nodes, b, s.n);
       if (low >= high) continue;
+      To* to = x + (b * s.n + low) * c;
+      if (s.k == 1 && parts == 1) {
+        const T w = weights ? weights[b] : scale;
+        const int64_t* perm = s.perm_of(b);
+        for (int64_t r = 0; r < count; ++r) copy_scaled(to + perm[r] * c, y + (b * s.n + r) * c, w, c);
+        std::fill(to + count * c, to + s.n * c, To(0));
+        continue;
+      }
       std::fill(sum.begin(), sum.end(), T(0));
       for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
         const From* from = y + row * s.n * c;
@@ -172,7 +274,6 @@ void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, C
           add_scaled(&sum[(node - low) * c], from + r * c, w, c);
         }
       }
-      To* to = x + (b * s.n + low) * c;
       for (int64_t i = 0; i < (high - low) * c; ++i) to[i] = low * c + i < count * c ? static_cast<To>(sum[i]) : To(0);
     }
   });
@@ -200,7 +301,14 @@ void gather_scaled_of(const Shape& s, const F* x, const Compute<F>* weights, Com
       } else if (s.order == 1) {
         copy_scaled(dst, src, w, c);
       } else {
-        for (int64_t i = 0; i < count; ++i) copy_scaled(dst + i * c, src + perm[i] * c, w, c);
+        const F* ahead = base + perm[std::min(r + kAhead, count - 1)] * s.inner();
+        for (int64_t i = 0; i < count; ++i) {
+          if (i * c * sizeof(F) % 64 < c * sizeof(F)) {
+            prefetch(ahead + i * c, 64);
+            prefetch<true>(dst + i * c + s.inner(), 64);
+          }
+          copy_scaled(dst + i * c, src + perm[i] * c, w, c);
+        }
         std::fill(dst + count * c, dst + s.inner(), F(0));
       }
     }

@@ -107,17 +107,31 @@ LPS_FN void transpose(Vec<T>* v) {
   if constexpr (2 * half < lanes) transpose<T, 2 * half>(v);
 }
 
-// Folds kLanes vectors pair by pair until lane i of the first holds the sum of v[i]'s lanes.
-template <class T, int half = kLanes<T> / 2>
-LPS_FN Vec<T> sum_lanes(Vec<T>* v) {
-  constexpr int lanes = kLanes<T>;
-#pragma GCC unroll 16
-  for (int i = 0; i < half; ++i) {
-    const Vec<T> a = v[2 * i], b = v[2 * i + 1];
-    v[i] = shuffle<T, Halves<lanes, half, false>>(a, b) + shuffle<T, Halves<lanes, half, true>>(a, b);
+// The even, or odd, numbers of each 16 bytes of a, and then of b's: one instruction, unlike what crosses 16 bytes.
+template <int lanes, int segment, bool odd>
+struct Alternate {
+  static constexpr int at(int i) {
+    const int j = i % segment, half = segment / 2;
+    return (j < half ? 0 : lanes) + i / segment * segment + j % half * 2 + (odd ? 1 : 0);
   }
-  if constexpr (half > 1) {
-    return sum_lanes<T, half / 2>(v);
+};
+
+// Folds `count` vectors pair by pair until lane i of the result holds the sum of v[i]'s lanes; count = kLanes. First
+// within 16 bytes, then across.
+template <class T, int count = kLanes<T>>
+LPS_FN Vec<T> sum_lanes(Vec<T>* v) {
+  constexpr int lanes = kLanes<T>, segment = 16 / sizeof(T), half = count * segment / 2;
+#pragma GCC unroll 16
+  for (int i = 0; i < count / 2; ++i) {
+    const Vec<T> a = v[2 * i], b = v[2 * i + 1];
+    if constexpr (count > lanes / segment) {
+      v[i] = shuffle<T, Alternate<lanes, segment, false>>(a, b) + shuffle<T, Alternate<lanes, segment, true>>(a, b);
+    } else {
+      v[i] = shuffle<T, Halves<lanes, half, false>>(a, b) + shuffle<T, Halves<lanes, half, true>>(a, b);
+    }
+  }
+  if constexpr (count > 2) {
+    return sum_lanes<T, count / 2>(v);
   } else {
     return v[0];
   }

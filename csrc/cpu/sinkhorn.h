@@ -74,12 +74,13 @@ struct Sinkhorn {
   void start(const V* x, int64_t n) {
     opposite.resize(n);
     opposite_held.resize(n);
+    const V *decay = decays.template decay<false>(), *reach = decays.template reach<false>();
     Scan<V> scan;
     Held<T> held;
     walk_down(
         n,
         [&](int64_t i) {
-          opposite[i] = scan.step(decays.down[i], decays.down_reach[i], x[i]);
+          opposite[i] = scan.step(decay[i], reach[i], x[i]);
           opposite_held[i] = held.template step<false>(decays, i, opposite[i]);
         },
         [&] { scan.end_block(); });
@@ -87,8 +88,7 @@ struct Sinkhorn {
 
   template <bool kUp, bool kTies, bool kKeep>
   void forward_sweep(const V* x, V* next, V* difference, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
     V *other = opposite.data(), *other_held = opposite_held.data();
     Scan<V> now, then;
     Held<T> held_now, held_then;
@@ -119,8 +119,7 @@ struct Sinkhorn {
   // (+ rho where x_m is row).
   template <bool kUp, bool kTies>
   void backward_sweep(const V* x, const V* difference, const V* rho, int64_t n) {
-    const V *decay = (kUp ? decays.up : decays.down).data(),
-            *reach = (kUp ? decays.up_reach : decays.down_reach).data();
+    const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
     V *other = opposite.data(), *other_held = opposite_held.data(), *qs = q.data(), *s = sig.data();
     Scan<V> now, then;
     Held<T> held_now, held_then;

@@ -5,6 +5,7 @@
 
 #include "cpu/channels.h"
 #include "cpu/permute.h"
+#include "cpu/stream_sums.h"
 
 namespace lps::cpu {
 
@@ -20,6 +21,31 @@ struct Sorted {
     return order ? order[i] : i;
   }
 
+  // Edges (i, low) to (i, high): in memory if they lie there so and `direct`, else copied to `to`. Line `next` follows.
+  template <class T>
+  LPS_FN const T* line(int64_t i, int64_t next, int64_t low, int64_t high, bool direct, T* to) const {
+    const F *from = base + at(i) * n * c, *ahead = base + at(next) * n * c;
+    const int64_t count = high - low;
+    if (!order) {
+      prefetch(ahead + low * c, count * c * sizeof(F));
+      if constexpr (std::is_same_v<F, T>) {
+        if (direct) return from + low * c;
+      }
+      for (int64_t q = 0; q < count * c; ++q) to[q] = static_cast<T>(from[low * c + q]);
+    } else if constexpr (std::is_same_v<F, T>) {
+      with_size(c * sizeof(T), [&](auto size) {
+        gather_line(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), order + low, count, size,
+                    reinterpret_cast<const char*>(ahead), n * c * static_cast<int64_t>(sizeof(F)) / count);
+      });
+    } else {
+      for (int64_t j = low; j < high; ++j) {
+        for (int64_t q = 0; q < c; ++q) *to++ = static_cast<T>(from[order[j] * c + q]);
+      }
+      to -= count * c;
+    }
+    return to;
+  }
+
   // Channels [begin, end) of positions 0..count-1 along `axis`, the other axis counted among the channels, into rows of
   // `width` numbers, the rest of which is zero.
   template <class T>
@@ -33,7 +59,9 @@ struct Sorted {
       const int64_t low = std::max(begin, other * c), high = std::min(end, (other + 1) * c);
       const int64_t offset = low - other * c, length = high - low;
       const int64_t step = axis == 0 ? n * c : c;
-      const F* from = base + at(other) * (axis == 0 ? c : n * c) + offset;
+      const int64_t line = axis == 0 ? c : n * c;
+      if (axis == 1) prefetch(base + at(std::min(other + 1, count - 1)) * line, n * c * sizeof(F));
+      const F* from = base + at(other) * line + offset;
       copy_lines<T>(from, step, length, count, width, to + (low - begin));
     }
   }
@@ -41,19 +69,27 @@ struct Sorted {
  private:
   template <class T>
   LPS_FN void copy_lines(const F* from, int64_t step, int64_t length, int64_t count, int64_t width, T* to) const {
+    with_length(length, [&](auto size) { copy<T>(from, step, size, count, width, to); });
+  }
+
+  // Calls body(length), a constant where it is a small power of two.
+  template <class Body>
+  LPS_FN static void with_length(int64_t length, const Body& body) {
     switch (length) {
       case 1:
-        return copy<T>(from, step, std::integral_constant<int64_t, 1>(), count, width, to);
+        return body(std::integral_constant<int64_t, 1>());
+      case 2:
+        return body(std::integral_constant<int64_t, 2>());
       case 4:
-        return copy<T>(from, step, std::integral_constant<int64_t, 4>(), count, width, to);
+        return body(std::integral_constant<int64_t, 4>());
       case 8:
-        return copy<T>(from, step, std::integral_constant<int64_t, 8>(), count, width, to);
+        return body(std::integral_constant<int64_t, 8>());
       case 16:
-        return copy<T>(from, step, std::integral_constant<int64_t, 16>(), count, width, to);
+        return body(std::integral_constant<int64_t, 16>());
       case 32:
-        return copy<T>(from, step, std::integral_constant<int64_t, 32>(), count, width, to);
+        return body(std::integral_constant<int64_t, 32>());
       default:
-        return copy<T>(from, step, length, count, width, to);
+        return body(length);
     }
   }
 
@@ -79,28 +115,58 @@ void with_width(int64_t channels, const Body& body) {
   body(std::integral_constant<int, 4>());
 }
 
-// What the gradient of t, row and col is made of: d_row, d_col and sig of a row, n each.
-template <class T>
-struct SoftGradient {
-  T *t, *row, *col;
-};
+// Channels [begin, end) of positions 0..count-1 along `axis` as rows of `width` numbers, in `buffer` if they do not lie
+// so in memory.
+template <class T, class F>
+Lines<T> lines_of(const Sorted<F>& x, int64_t axis, int64_t begin, int64_t end, int64_t count, int64_t width,
+                  std::vector<Vec<T>>& buffer) {
+  if constexpr (std::is_same_v<F, T>) {
+    if (!x.edges && end - begin == width) return {x.base + begin, x.order, x.c};
+  }
+  buffer.resize(count * width / kLanes<T>);
+  T* to = reinterpret_cast<T*>(buffer.data());
+  x.stage(axis, begin, end, count, width, to);
+  return {to, nullptr, width};
+}
 
-// Adds sum over channels of U V^T along `axis` for channels [begin, end) to the gradient of one row.
+// Edges' sums along axis 0 for columns [low, high).
+template <class T, class FU, class FV>
+void add_column_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
+                     int64_t low, int64_t high, int64_t count, const SoftGradient<T>& to) {
+  auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, StreamSums<T>>>();
+  const int64_t size = (high - low) * u.c, padded = (size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  us.assign(padded / kLanes<T>, Vec<T>{}), vs.assign(padded / kLanes<T>, Vec<T>{});
+  const auto line_of = [&](const auto& x, std::vector<Vec<T>>& buffer) {
+    return [&, to = reinterpret_cast<T*>(buffer.data())](int64_t i, int64_t next) -> const T* {
+      return x.line(i, next, low, high, padded == size, to);
+    };
+  };
+  sums.add(decays, row, col, line_of(u, us), line_of(v, vs), padded, count, to);
+}
+
+// Adds sum over channels of U V^T along `axis` to the gradient of one row: part `part` of `parts` of the channels.
 template <class T, class FU, class FV>
 void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
-                   int64_t axis, int64_t begin, int64_t end, int64_t count, const SoftGradient<T>& to) {
-  if (count == 0) return;
-  with_width<T>(end - begin, [&](auto width) {
+                   int64_t axis, int64_t part, int64_t parts, int64_t count, const SoftGradient<T>& to) {
+  const int64_t others = u.edges ? count : 1;
+  const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
+  const int64_t low = bound(part), high = bound(part + 1);
+  if (count == 0 || low == high) return;
+  if (u.edges && axis == 0) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
+  auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
+  sums.start(count);
+  with_width<T>((high - low) * u.c, [&](auto width) {
     constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
-    auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
-    us.resize(count * decltype(width)::value), vs.resize(us.size());
-    for (int64_t low = begin; low < end; low += numbers) {
-      const int64_t high = std::min(low + numbers, end);
-      u.stage(axis, low, high, count, numbers, reinterpret_cast<T*>(us.data()));
-      v.stage(axis, low, high, count, numbers, reinterpret_cast<T*>(vs.data()));
-      sums.template add<decltype(width)::value>(decays, row, col, us.data(), vs.data(), count, to.row, to.col, to.t);
+    for (int64_t begin = low * u.c; begin < high * u.c; begin += numbers) {
+      const int64_t end = std::min(begin + numbers, high * u.c);
+      const Lines<T> from_u = lines_of<T>(u, axis, begin, end, count, numbers, us);
+      const Lines<T> from_v = lines_of<T>(v, axis, begin, end, count, numbers, vs);
+      sums.template add<decltype(width)::value>(decays, row, col, from_u, from_v, count);
     }
   });
+  sums.add_lanes(sums.d_row, count, to.row);
+  sums.add_lanes(sums.d_col, count, to.col);
+  sums.add_lanes(sums.sig, count, to.t);
 }
 
 // w (K (w' x)) along an axis of one sample in sorted coordinates: P^T x for before = row and after = col, P x the other
@@ -182,6 +248,11 @@ void soft_transform(const Shape& s, const Soft<Compute<F>>& soft, const F* from,
   });
 }
 
+template <class T>
+struct PartialSums {
+  std::vector<T> values;
+};
+
 // Gradients of t, row and col, each (b, k, n), zero at padding, through P^T x (transpose) or P x. For the former the
 // input is (b, ...) seen through perm and grad, that of the output, is (b, k, ...) in order of rank; for the latter the
 // input is in order of rank and grad is seen through perm, with samples if each_grad. weights or scale: what a sample
@@ -193,9 +264,11 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
   using T = Compute<F>;
   const int64_t n = s.n, size = n * s.inner(), channels = s.inner();
   const bool edges = s.order == 2;
-  // A fixed number of parts, whatever the threads: sums do not depend on them.
-  const int64_t parts = hard ? std::clamp<int64_t>(channels / 128, 1, 8) : 1;
-  std::vector<T> partial(s.rows() * parts * 3 * n);
+  // Few rows are cut into parts, as many whatever the threads: sums do not depend on them.
+  const int64_t parts =
+      hard ? std::clamp<int64_t>(std::min(channels / 128, 8 / std::max<int64_t>(s.rows(), 1)), 1, 8) : 1;
+  std::vector<T>& partial = workspace<PartialSums<T>>().values;
+  if (partial.size() < static_cast<size_t>(s.rows() * parts * 3 * n)) partial.resize(s.rows() * parts * 3 * n);
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
     RowDecays<T>& decays = workspace<RowDecays<T>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
@@ -210,13 +283,12 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
         return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
       };
       const Sorted<F> x = view(input, !transpose, !transpose), g = view(grad, each_grad, transpose);
-      const int64_t wanted = edges ? count * s.c : s.c;
-      const int64_t low = item % parts * wanted / parts, high = (item % parts + 1) * wanted / parts;
+      const int64_t part = item % parts;
       const auto add = [&](const auto& from, const auto& gradient, int64_t axis) {
         if (transpose) {
-          add_pair_sums<T>(decays, rows, cols, from, gradient, axis, low, high, count, to);
+          add_pair_sums<T>(decays, rows, cols, from, gradient, axis, part, parts, count, to);
         } else {
-          add_pair_sums<T>(decays, rows, cols, gradient, from, axis, low, high, count, to);
+          add_pair_sums<T>(decays, rows, cols, gradient, from, axis, part, parts, count, to);
         }
       };
       if (hard) {
@@ -247,10 +319,17 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       const T w = weights ? weights[row] : scale;
       T* const results[] = {out.t + row * n, out.row + row * n, out.col + row * n};
       for (int64_t which = 0; which < 3; ++which) {
-        for (int64_t i = 0; i < n; ++i) {
-          T sum = 0;
-          for (int64_t part = 0; part < parts; ++part) sum += partial[((row * parts + part) * 3 + which) * n + i];
-          results[which][i] = which == 0 ? sum * w * inverse : sum * w;
+        const T* sums = &partial[(row * parts * 3 + which) * n];
+        const T factor = which == 0 ? w * inverse : w;
+        T* __restrict to = results[which];
+        for (int64_t part = 0; part < parts; ++part) {
+          const T* __restrict from = sums + part * 3 * n;
+          const T last = part == parts - 1 ? factor : T(1);
+          if (part == 0) {
+            for (int64_t i = 0; i < n; ++i) to[i] = last * from[i];
+          } else {
+            for (int64_t i = 0; i < n; ++i) to[i] = last * (to[i] + from[i]);
+          }
         }
       }
     }
