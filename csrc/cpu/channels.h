@@ -107,7 +107,7 @@ struct PairSums {
   static void add_lanes(const std::vector<V>& from, int64_t n, T* to) {
     for (int64_t i = 0; i < n; i += lanes) {
       V block[lanes];
-      std::copy_n(&from[i], lanes, block);
+      for (int64_t lane = 0; lane < lanes; ++lane) block[lane] = from[i + lane];
       const V sums = sum_lanes<T>(block);
       if (i + lanes <= n) {
         store(to + i, load(to + i) + sums);

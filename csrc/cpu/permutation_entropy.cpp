@@ -22,8 +22,11 @@ struct Entropy {
   }
 
   // The sum over the real nodes, lane by lane. Lanes whose w is zero, of scores that were not finite, give zero.
+  // kSlopes: `gradient` follows.
+  template <bool kSlopes>
   V value(const V* weights, V counts, int64_t n) {
-    for (auto* a : {&w, &log_w, &e, &e_log, &moment, &difference, &log_difference, &moment_difference}) a->resize(n);
+    for (auto* a : {&w, &log_w, &e, &e_log, &moment}) a->resize(n);
+    for (auto* a : {&difference, &log_difference, &moment_difference}) a->resize(kSlopes ? n : 0);
     V total{};
     for (int64_t i = 0; i < n; ++i) total += before<T>(i, counts) ? weights[i] : splat<T>(0);
     scale = total > T(0) ? counts / total : splat<T>(0);
@@ -32,8 +35,8 @@ struct Entropy {
       w[i] = (before<T>(i, counts) & (scaled > T(0))) ? scaled : splat<T>(1);
       log_w[i] = log_positive<T>(w[i]);
     }
-    scan<true>(n);
-    scan<false>(n);
+    scan<true, kSlopes>(n);
+    scan<false, kSlopes>(n);
     V sum{};
     for (int64_t i = 0; i < n; ++i) {
       const EntropyTerms<V> terms = entropy_terms(w[i], log_w[i], e[i], e_log[i], moment[i]);
@@ -79,7 +82,7 @@ struct Entropy {
     return scaled > far ? far : scaled;
   }
 
-  template <bool kUp>
+  template <bool kUp, bool kSlopes>
   void scan(int64_t n) {
     const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
     MomentScan<V> of_w;
@@ -90,14 +93,16 @@ struct Entropy {
         [&](int64_t i) {
           of_w.step(decay[i], reach[i], gap<kUp>(i), reach_gap<kUp>(i), w[i]);
           const V sum = of_w.sum.strict, sum_log = of_log.step(decay[i], reach[i], w[i] * log_w[i]);
-          const V part = held.template step<kUp>(decays, i, sum),
-                  part_log = held_log.template step<kUp>(decays, i, sum_log);
           e[i] = kUp ? sum : e[i] + sum;
           e_log[i] = kUp ? sum_log : e_log[i] + sum_log;
           moment[i] = kUp ? of_w.moment : moment[i] + of_w.moment;
-          difference[i] = kUp ? part : difference[i] - part;
-          log_difference[i] = kUp ? part_log : log_difference[i] - part_log;
-          moment_difference[i] = kUp ? of_w.moment : moment_difference[i] - of_w.moment;
+          if constexpr (kSlopes) {
+            const V part = held.template step<kUp>(decays, i, sum);
+            const V part_log = held_log.template step<kUp>(decays, i, sum_log);
+            difference[i] = kUp ? part : difference[i] - part;
+            log_difference[i] = kUp ? part_log : log_difference[i] - part_log;
+            moment_difference[i] = kUp ? of_w.moment : moment_difference[i] - of_w.moment;
+          }
         },
         [&] { of_w.end_block(), of_log.end_block(); });
   }
@@ -176,8 +181,8 @@ static Tensor permutation_entropy(Tensor t, Tensor row, Tensor col, OptionalTens
     for_entropy_groups<T>(rows, k, n, nodes, tau, {in<T>(t), in<T>(row), in<T>(col)},
                           [&](Entropy<T>& entropy, int64_t first, int64_t count, Vec<T> counts, const Vec<T>* rows_of,
                               const Vec<T>* cols_of) {
-                            const Vec<T> of_columns = entropy.value(rows_of, counts, n);
-                            const Vec<T> both = of_columns + entropy.value(cols_of, counts, n);
+                            const Vec<T> of_columns = entropy.template value<false>(rows_of, counts, n);
+                            const Vec<T> both = of_columns + entropy.template value<false>(cols_of, counts, n);
                             for (int64_t lane = 0; lane < count; ++lane) sums[first + lane] = both[lane];
                           });
     T* to = out<T>(result);
@@ -207,7 +212,7 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
                             }
                             std::vector<Vec<T>> sig(n, splat<T>(0)), d_weights(n);
                             const auto one = [&](const Vec<T>* weights, T* to) {
-                              entropy.value(weights, counts, n);
+                              entropy.template value<true>(weights, counts, n);
                               entropy.gradient(of_row, counts, n, d_weights.data(), sig.data());
                               from_lanes(d_weights.data(), count, n, n, to + first * n);
                             };

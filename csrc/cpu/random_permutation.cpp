@@ -51,19 +51,20 @@ inline void short_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, 
         }
       }
     }
-    for (int64_t lane = 0; lane < count; ++lane) {
-      for (int64_t i = count_nodes(nodes, (row + lane) / k, n); i < n; ++i) {
-        at[i][lane] = (INT32_MAX & ~mask) | static_cast<int32_t>(i);
-      }
-    }
-    sort_lanes<int32_t>(at.data(), n);
+    Vec<int32_t> valid_of{};
     for (int64_t lane = 0; lane < count; ++lane) {
       const int64_t valid = count_nodes(nodes, (row + lane) / k, n);
+      for (int64_t i = valid; i < n; ++i) at[i][lane] = (INT32_MAX & ~mask) | static_cast<int32_t>(i);
+      valid_of[lane] = static_cast<int32_t>(valid);
+    }
+    sort_lanes<int32_t>(at.data(), n);
+    Vec<int32_t> close{};
+    for (int64_t i = 1; i < n; ++i) close |= ((at[i] ^ at[i - 1]) <= mask) & (static_cast<int32_t>(i) < valid_of);
+    for (int64_t lane = 0; lane < count; ++lane) {
       int64_t* to = perm + (row + lane) * n;
-      bool close = false;
       for (int64_t i = 0; i < n; ++i) to[i] = at[i][lane] & mask;
-      for (int64_t i = 1; i < valid; ++i) close |= (at[i][lane] ^ at[i - 1][lane]) <= mask;
-      if (close) {
+      if (close[lane]) {
+        const int64_t valid = valid_of[lane];
         std::sort(to, to + valid,
                   [&](int64_t i, int64_t j) { return keys.at(row + lane, i, valid) < keys.at(row + lane, j, valid); });
       }

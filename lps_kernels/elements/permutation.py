@@ -199,7 +199,8 @@ class Permutation(GroupElement):
         if self._t is None:
             return torch.zeros((), device=self._perm.device)
         _, t, row, col = self._soft_sort(always=True)
-        return permutation_entropy(t, row, col, self._num_nodes, float(self._tau)).sum() / max(self.batch_size, 1)
+        each = permutation_entropy(t, row, col, self._num_nodes, float(self._tau))
+        return each.mean() if self.batch_size else each.sum()
 
     def _soft_sort(self, always: bool = False) -> SoftSort | None:
         """The relaxation, None where it was not made; made now from the sorted scores if `always`."""
