@@ -222,3 +222,14 @@ def edge_matmul(edges: Tensor, matrix: Tensor) -> Tensor:
     left = matrix.mT @ edges.reshape(b, 1, n, n * c)
     columns = left.view(b, k, n, n, c).transpose(-2, -3).reshape(b, k, n, n * c)  # (j, r, c)
     return (matrix.mT @ columns).view(b, k, n, n, c).transpose(-2, -3)
+
+
+def eager_gram_schmidt(v: Tensor) -> Tensor:
+    """Orthonormal columns of v (..., d, d), each projected once on those before, as the published method does it."""
+    columns: list[Tensor] = []
+    for j in range(v.shape[-1]):
+        u = v[..., j]
+        for q in columns:
+            u = u - (u * q).sum(-1, keepdim=True) * q
+        columns.append(u / u.norm(dim=-1, keepdim=True))
+    return torch.stack(columns, -1)

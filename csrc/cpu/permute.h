@@ -103,7 +103,22 @@ LPS_FN void gather_line(char* __restrict to, const char* __restrict from, const 
   for (; i < count; ++i) std::memcpy(to + i * size, from + order[i] * size, size);
 }
 
-// Calls body(size), the size a constant where it is a small power of two: bytes of a node's channels, or their number.
+// Calls body(channels), a constant where a loop over so few would cost more than its work.
+template <class Body>
+LPS_FN void with_channels(int64_t channels, const Body& body) {
+  switch (channels) {
+    case 1:
+      return body(std::integral_constant<int64_t, 1>());
+    case 4:
+      return body(std::integral_constant<int64_t, 4>());
+    case 8:
+      return body(std::integral_constant<int64_t, 8>());
+    default:
+      return body(channels);
+  }
+}
+
+// Calls body(bytes) of a node, a constant where it is a small power of two.
 template <class Body>
 void with_size(int64_t bytes, const Body& body) {
   switch (bytes) {
@@ -162,6 +177,25 @@ LPS_FN void copy_scaled(To* __restrict to, const From* __restrict from, T w, Cha
   for (int64_t j = 0; j < c; ++j) to[j] = static_cast<To>(w * static_cast<T>(from[j]));
 }
 
+// Where a result is summed: in its own place if that is wide enough, else in `spare`.
+template <class T, class To>
+LPS_FN T* own_line(To* to, std::vector<T>& spare) {
+  if constexpr (std::is_same_v<To, T>) {
+    return to;
+  } else {
+    return spare.data();
+  }
+}
+
+// The first `count` numbers of `size`, summed there, and zeros behind them.
+template <class T, class To>
+LPS_FN void finish_line(const T* sum, To* to, int64_t count, int64_t size) {
+  if constexpr (!std::is_same_v<To, T>) {
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(sum[i]);
+  }
+  std::fill(to + count, to + size, To(0));
+}
+
 template <class From, class To, class Channels>
 void scatter_sum_edges(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x,
                        Channels c) {
@@ -176,12 +210,7 @@ void scatter_sum_edges(const Shape& s, const From* y, const Compute<To>* weights
         std::fill_n(x + at * size, size, To(0));
         continue;
       }
-      T* sum;  // the result's own line where it is wide enough
-      if constexpr (std::is_same_v<To, T>) {
-        sum = x + at * size;
-      } else {
-        sum = spare.data();
-      }
+      T* const sum = own_line<T>(x + at * size, spare);
       const int64_t next = std::min(node + kAhead, count - 1);
       for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
         const From* line = y + (row * s.n + inverse[row * s.n + node]) * size;
@@ -198,83 +227,40 @@ void scatter_sum_edges(const Shape& s, const From* y, const Compute<To>* weights
                 : add_scaled(sum + perm[i] * c, line + i * c, w, c);
         }
       }
-      if (s.k == 0) std::fill_n(sum, count * c, T(0));
-      std::fill(sum + count * c, sum + size, T(0));
-      if constexpr (!std::is_same_v<To, T>) {
-        for (int64_t i = 0; i < size; ++i) x[at * size + i] = static_cast<To>(sum[i]);
-      }
+      finish_line(sum, x + at * size, s.k == 0 ? 0 : count * c, size);
     }
   });
-}
-
-// A node's channels are summed in registers, kChunk at a time.
-template <class From, class To, class Channels>
-LPS_FN void sum_node(const Shape& s, const From* y, const int64_t* inverse, int64_t b, int64_t node, int64_t next,
-                     const Compute<To>* weights, Compute<To> scale, To* to, Channels c) {
-  using T = Compute<To>;
-  constexpr int64_t kChunk = 64;
-  const auto part = [&](int64_t low, auto width) {
-    T sum[kChunk] = {};
-    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
-      const From* lines = y + row * s.n * c + low;
-      prefetch(lines + inverse[row * s.n + next] * c, width * sizeof(From));
-      add_scaled(sum, lines + inverse[row * s.n + node] * c, weights ? weights[row] : scale, width);
-    }
-    for (int64_t j = 0; j < width; ++j) to[low + j] = static_cast<To>(sum[j]);
-  };
-  int64_t low = 0;
-  for (; low + kChunk <= c; low += kChunk) part(low, std::integral_constant<int64_t, kChunk>());
-  if (low < c) part(low, static_cast<int64_t>(c - low));
 }
 
 template <class From, class To, class Channels>
 void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x, Channels c) {
   using T = Compute<To>;
   if (s.order == 2) return scatter_sum_edges(s, y, weights, scale, x, c);
-  if (c * sizeof(From) >= 64) {  // a cache line or more: no more of them are read in the order of the targets
-    const int64_t* inverse = inverse_of(s);
-    parallel_for(s.b * s.n, grain_for(0.2 * s.k * c), [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) {
-        const int64_t b = at / s.n, node = at % s.n, count = count_nodes(s.nodes, b, s.n);
-        if (node < count) {
-          sum_node(s, y, inverse, b, node, std::min(node + kAhead, count - 1), weights, scale, x + at * c, c);
-        } else {
-          std::fill_n(x + at * c, static_cast<int64_t>(c), To(0));
-        }
-      }
-    });
-    return;
-  }
-  // Few inputs: threads share one by ranges of target nodes.
+  // Few inputs: threads share one by ranges of target nodes. Samples are read in their order in memory and added where
+  // they belong, which the cache holds; to read them in the order of the targets takes half as long again.
   const int64_t parts =
       std::clamp<int64_t>(torch::stable::get_num_threads() / std::max<int64_t>(s.b, 1), 1, s.n / 32 + 1);
   const int64_t part = (s.n + parts - 1) / std::max<int64_t>(parts, 1);
   parallel_for(s.b * parts, grain_for(0.5 * s.k * part * c), [&](int64_t begin, int64_t end) {
-    std::vector<T> sum(part * c);
+    std::vector<T> spare(std::is_same_v<To, T> ? 0 : part * c);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / parts, low = item % parts * part, high = std::min(low + part, s.n);
-      const int64_t count = count_nodes(s.nodes, b, s.n);
+      const int64_t count = count_nodes(s.nodes, b, s.n), real = std::clamp(count, low, std::max(low, high));
       if (low >= high) continue;
       To* to = x + (b * s.n + low) * c;
-      if (s.k == 1 && parts == 1) {
-        const T w = weights ? weights[b] : scale;
-        const int64_t* perm = s.perm_of(b);
-        for (int64_t r = 0; r < count; ++r) copy_scaled(to + perm[r] * c, y + (b * s.n + r) * c, w, c);
-        std::fill(to + count * c, to + s.n * c, To(0));
-        continue;
-      }
-      std::fill(sum.begin(), sum.end(), T(0));
+      T* const sum = own_line<T>(to, spare);
       for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
         const From* from = y + row * s.n * c;
         const int64_t* perm = s.perm_of(row);
         const T w = weights ? weights[row] : scale;
+        const bool first = row == b * s.k;
         for (int64_t r = 0; r < count; ++r) {
-          const int64_t node = perm[r];
-          if (node < low || node >= high) continue;
-          add_scaled(&sum[(node - low) * c], from + r * c, w, c);
+          const int64_t node = perm[r] - low;
+          if (node < 0 || node >= real - low) continue;
+          first ? copy_scaled(sum + node * c, from + r * c, w, c) : add_scaled(sum + node * c, from + r * c, w, c);
         }
       }
-      for (int64_t i = 0; i < (high - low) * c; ++i) to[i] = low * c + i < count * c ? static_cast<To>(sum[i]) : To(0);
+      finish_line(sum, to, s.k == 0 ? 0 : (real - low) * c, (high - low) * c);
     }
   });
 }
@@ -283,7 +269,7 @@ void scatter_sum_of(const Shape& s, const From* y, const Compute<To>* weights, C
 // adds its samples in order, so the result does not depend on the threads.
 template <class From, class To>
 void scatter_sum(const Shape& s, const From* y, const Compute<To>* weights, Compute<To> scale, To* x) {
-  with_size(s.c, [&](auto channels) { scatter_sum_of(s, y, weights, scale, x, channels); });
+  with_channels(s.c, [&](auto channels) { scatter_sum_of(s, y, weights, scale, x, channels); });
 }
 
 template <class F, class Channels>
@@ -318,7 +304,7 @@ void gather_scaled_of(const Shape& s, const F* x, const Compute<F>* weights, Com
 // y[row, r] = w x[perm[r]], and so for edges: the gradient of scatter_sum.
 template <class F>
 void gather_scaled(const Shape& s, const F* x, const Compute<F>* weights, Compute<F> scale, F* y) {
-  with_size(s.c, [&](auto channels) { gather_scaled_of(s, x, weights, scale, y, channels); });
+  with_channels(s.c, [&](auto channels) { gather_scaled_of(s, x, weights, scale, y, channels); });
 }
 
 template <class T, class F>

@@ -69,28 +69,7 @@ struct Sorted {
  private:
   template <class T>
   LPS_FN void copy_lines(const F* from, int64_t step, int64_t length, int64_t count, int64_t width, T* to) const {
-    with_length(length, [&](auto size) { copy<T>(from, step, size, count, width, to); });
-  }
-
-  // Calls body(length), a constant where it is a small power of two.
-  template <class Body>
-  LPS_FN static void with_length(int64_t length, const Body& body) {
-    switch (length) {
-      case 1:
-        return body(std::integral_constant<int64_t, 1>());
-      case 2:
-        return body(std::integral_constant<int64_t, 2>());
-      case 4:
-        return body(std::integral_constant<int64_t, 4>());
-      case 8:
-        return body(std::integral_constant<int64_t, 8>());
-      case 16:
-        return body(std::integral_constant<int64_t, 16>());
-      case 32:
-        return body(std::integral_constant<int64_t, 32>());
-      default:
-        return body(length);
-    }
+    with_channels(length, [&](auto size) { copy<T>(from, step, size, count, width, to); });
   }
 
   template <class T, class Length>

@@ -19,6 +19,7 @@ from lps_kernels.random import new_seed
     outputs=("perm", "t", "row", "col", "x_k", "edges_k"),
     differentiable=("scores", "x", "edges"),
     saves=("perm", "t", "row", "col"),
+    shapeless={"n_iter": 0},
 )
 def _sample_permute(
     scores: Tensor,

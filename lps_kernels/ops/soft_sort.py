@@ -22,7 +22,12 @@ class SoftSort(NamedTuple):
     col: Tensor
 
 
-@op(outputs=("perm", "t", "row", "col"), differentiable=("scores",), saves=("perm", "t", "row", "col"))
+@op(
+    outputs=("perm", "t", "row", "col"),
+    differentiable=("scores",),
+    saves=("perm", "t", "row", "col"),
+    shapeless={"n_iter": 0},
+)
 def _soft_sort(
     scores: Tensor, seed: Tensor, num_nodes: Tensor | None, tau: float, n_iter: int, normalize: bool, soft: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
