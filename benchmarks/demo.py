@@ -1,4 +1,4 @@
-"""make demo: a transformer and an MLP, neither equivariant, made so on real graphs, checked and timed here and now."""
+"""make demo: networks that are not equivariant, made so on real graphs and point clouds, checked and timed here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 import lps_kernels as lk
-from benchmarks import rivals, run, scores_to_nodes
+from benchmarks import demo_clouds, rivals, run, scores_to_nodes
 from benchmarks.demo_plot import save_figure
 from benchmarks.measure import Case
 
@@ -174,19 +174,27 @@ def main() -> None:
     }
     with Progress(console=console) as progress:
         train(nets["transformer, learned"], inputs, num_nodes, target, progress)
-        task = progress.add_task("equivariance against k", total=len(nets) * len(SAMPLES))
+        task = progress.add_task("equivariance against k", total=(len(nets) + 1) * len(SAMPLES))
         found = {}
         for name, net in nets.items():
             for k in SAMPLES:
                 found[name, k] = errors(net, inputs, num_nodes, k, repeats=max(1, min(8, 64 // k)))
                 progress.advance(task)
+        shapes, points, sizes = demo_clouds.clouds()
+        net = demo_clouds.symmetrized(points.shape[1])
+        for k in SAMPLES:
+            found["MLP on points, SE(3)", k] = demo_clouds.errors(
+                net, points, sizes, k, repeats=max(1, min(8, 64 // k))
+            )
+            progress.advance(task)
         task = progress.add_task("timing", total=1)
         case = Case(f"64 rows n={n}", {"b": 64, "n": n})
         rows = run.measure(scores_to_nodes, case, rounds=7, compiled=False, budget=15)
         progress.advance(task)
-    console.print("\nrelative difference of phi(pi G) and pi phi(G), k samples each:")
-    console.print(f"{'':26s}" + "".join(f"{f'k={k}':>9s}" for k in SAMPLES) + "   same samples, moved by pi")
-    for name in nets:
+    console.print("point clouds: " + ", ".join(f"{name} ({size})" for name, size in zip(shapes, sizes.tolist())))
+    console.print("\nrelative difference of phi(h X) and h phi(X), k samples each:")
+    console.print(f"{'':26s}" + "".join(f"{f'k={k}':>9s}" for k in SAMPLES) + "   same samples, moved by h")
+    for name in dict.fromkeys(name for name, _ in found):
         line = "".join(f"{found[name, k][0]:9.4f}" for k in SAMPLES)
         console.print(f"{name:26s}{line}   {max(found[name, k][1] for k in SAMPLES):.1e}")
     value, gradient = against_dense(learned, inputs, num_nodes)

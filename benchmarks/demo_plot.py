@@ -19,7 +19,7 @@ def save_figure(path: str, samples: Sequence[int], errors: dict, rows: list[dict
     left.plot(samples, [first * (samples[0] / k) ** 0.5 for k in samples], "k--", linewidth=1, label="1 / sqrt(k)")
     moved = max(same for _, same in errors.values())
     left.axhline(moved, color="gray", linestyle=":", label="same samples, moved along")
-    left.set(xscale="log", yscale="log", xlabel="samples k", title="equivariance error on real graphs")
+    left.set(xscale="log", yscale="log", xlabel="samples k", title="equivariance error on real graphs and clouds")
     left.grid(True, which="both", alpha=0.25)
     left.legend(fontsize=7)
     names = [row["rival"] for row in rows]
