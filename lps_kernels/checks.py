@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def scores(x: Tensor, nodes: Tensor | None) -> None:
 
 
 def temperature(tau: float, n_iter: int = 0) -> None:
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
+    if isinstance(tau, bool) or not isinstance(tau, Real):
         raise TypeError(f"tau: expected a number, got {type(tau).__name__}")
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau: expected a positive, finite number, got {tau}")

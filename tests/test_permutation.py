@@ -98,6 +98,17 @@ def test_product_acts_in_order():
         torch.testing.assert_close((a @ b).transform_output(y), want)
 
 
+def test_a_product_of_relaxed_permutations_is_known():
+    num_nodes = torch.tensor([4, 5])
+    g, h = (lk.Permutation.from_scores(torch.randn(2, 3, 5, requires_grad=True), num_nodes) for _ in range(2))
+    product = g @ h
+    values = torch.randn(2, 5, 1) * (torch.arange(5) < num_nodes[:, None])[..., None]
+    x = lk.permute(values, product.perm, num_nodes=num_nodes)
+    assert torch.equal(product.transform_input(values), x)
+    assert torch.equal(product.num_nodes, num_nodes)
+    assert torch.allclose(product.entropy(), g.entropy() + h.entropy())
+
+
 @pytest.mark.parametrize(
     "make", [lambda g, h: g.inverse(), lambda g, h: g @ h, lambda g, h: (g @ h).inverse(), lambda g, h: g[1:3]]
 )

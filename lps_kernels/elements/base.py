@@ -143,6 +143,20 @@ class Composition(GroupElement):
     def _shape(self) -> tuple[int, ...]:
         return self._left._shape
 
+    @property
+    def perm(self) -> Tensor:
+        """Of permutations: (b, k, n) int64, the node that the product places at each rank."""
+        return self._left.perm.gather(-1, self._right.perm)
+
+    @property
+    def num_nodes(self) -> Tensor | None:
+        """Of permutations and motions with padding: (b,)."""
+        return self._right.num_nodes if self._left.num_nodes is None else self._left.num_nodes
+
+    def entropy(self) -> Tensor:
+        """Of permutations: the sum of both factors' penalties, see `Permutation.entropy`."""
+        return self._left.entropy() + self._right.entropy()
+
     def __getitem__(self, index) -> Composition:
         return Composition(self._left[index], self._right[index])
 
