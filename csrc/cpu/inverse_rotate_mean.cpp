@@ -9,21 +9,22 @@ constexpr int64_t kNodeBlock = 512;
 // Nodes [low, high) of inputs: block `item` of input b.
 template <int D, class S>
 static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Compute<S>* center,
-                       const Compute<S>* weights, int64_t b, int64_t low, int64_t high, Action<D, Compute<S>>& act,
-                       std::vector<Compute<S>>& buffer, std::vector<Compute<S>>& sum, S* x) {
+                       const Compute<S>* weights, int64_t b, int64_t low, int64_t high, Sum<D, Compute<S>>& sum,
+                       std::vector<Compute<S>>& buffer, S* x) {
   using T = Compute<S>;
   const int64_t count = std::clamp<int64_t>(s.count(b) - low, 0, high - low), size = count * s.node();
-  std::fill_n(sum.begin(), size, T(0));
+  sum.start();
   std::vector<T> shift(center ? s.d : 0, T(0));
   for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
     const T w = weights ? weights[row] : T(1) / static_cast<T>(s.k);
     const T* input = centered<T>(s, y + row * s.size() + low * s.node(), static_cast<const T*>(nullptr), count, buffer);
-    act.template apply<true>(q + row * s.d * s.d, false, w, input, sum.data(), count);
+    sum.add(q + row * s.d * s.d, w, input, count);
     for (int64_t a = 0; center && a < s.d; ++a) shift[a] += w * center[s.center(row) * s.d + a];
   }
   S* to = x + b * s.size() + low * s.node();
-  if (center) add_vector(sum.data(), shift.data(), T(1), count, s.d, s.c);
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(sum[i]);
+  T* const mean = sum.finish(count);
+  if (center) add_vector(mean, shift.data(), T(1), count, s.d, s.c);
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(mean[i]);
   std::fill(to + size, to + (high - low) * s.node(), S(0));
 }
 
@@ -57,12 +58,13 @@ static Tensor inverse_rotate_mean(Tensor y, Tensor q, OptionalTensor center, Opt
       const double work = 1.0 * s.node() * (mean ? s.k * block : s.n);
       parallel_for(items, grain_for(work), [&](int64_t begin, int64_t end) {
         Action<D, T> act(s);
-        std::vector<T> buffer, result(mean ? block * s.node() : s.size());
+        Sum<D, T> sum(act, mean ? block : 0);
+        std::vector<T> buffer, result(mean ? 0 : s.size());
         for (int64_t item = begin; item < end; ++item) {
           if (mean) {
             const int64_t low = item % blocks * kNodeBlock, high = std::min(low + kNodeBlock, s.n);
-            mean_block<D>(s, in<S>(y), in<T>(q), in<T>(center), in<T>(weights), item / blocks, low, high, act, buffer,
-                          result, out<S>(x));
+            mean_block<D>(s, in<S>(y), in<T>(q), in<T>(center), in<T>(weights), item / blocks, low, high, sum, buffer,
+                          out<S>(x));
           } else {
             each_row<D>(s, in<S>(y), in<T>(q), in<T>(center), item, act, buffer, result, out<S>(x));
           }

@@ -109,7 +109,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
         for (int64_t b = begin; b < end && !inputs.empty(); ++b) {
           const T* source =
               centered<T>(s, in<S>(x) + b * s.size(), center ? in<T>(center) + b * s.d : nullptr, s.n, buffer);
-          std::copy_n(source, s.size(), &inputs[b * s.size()]);
+          std::copy_n(source, s.size(), inputs.data() + b * s.size());
         }
         backward_inputs<D>(s, p, in<S>(grad), inputs.data(), in<T>(q), begin, end, to,
                            need_soft ? turned.data() : nullptr);

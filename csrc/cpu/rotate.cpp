@@ -51,15 +51,16 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
                                    Compute<S>* grad_center) {
   using T = Compute<S>;
   Action<D, T> act(s);
-  std::vector<T> input_buffer, grad_buffer, sum(s.size()), total(s.d), matrix(s.d * s.d);
+  Sum<D, T> sum(act, grad_x ? s.n : 0);
+  std::vector<T> input_buffer, grad_buffer, total(s.d), matrix(s.d * s.d);
   for (int64_t b = begin; b < end; ++b) {
     const int64_t count = s.count(b), size = count * s.node();
-    if (grad_x) std::fill(sum.begin(), sum.end(), T(0));
+    sum.start();
     const T* input = nullptr;
     for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
       const T* matrix_q = q + row * s.d * s.d;
       const T* g = centered<T>(s, grad + row * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
-      if (grad_x) act.template apply<true>(matrix_q, false, T(1), g, sum.data(), count);
+      if (grad_x) sum.add(matrix_q, T(1), g, count);
       if (grad_q) {
         if (row == b * s.k || s.centers > 1) {
           input =
@@ -79,7 +80,9 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
     }
     if (!grad_x) continue;
     S* to = grad_x + b * s.size();
-    for (int64_t i = 0; i < s.size(); ++i) to[i] = i < size ? static_cast<S>(sum[i]) : S(0);
+    const T* from = sum.finish(count);
+    for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(from[i]);
+    std::fill(to + size, to + s.size(), S(0));
   }
 }
 

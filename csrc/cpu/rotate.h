@@ -27,7 +27,20 @@ LPS_FN Quad<T> load_quad(const T* p) {
 }
 template <class T, int D>
 LPS_FN void store_quad(T* p, Quad<T> v) {
-  std::memcpy(p, &v, D * sizeof(T));
+#pragma GCC unroll 4
+  for (int a = 0; a < D; ++a) p[a] = v[a];
+}
+
+// The same where four numbers may be touched, what follows the D of them too.
+template <class T>
+LPS_FN Quad<T> load_wide(const T* p) {
+  Quad<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class T>
+LPS_FN void store_wide(T* p, Quad<T> v) {
+  std::memcpy(p, &v, sizeof(v));
 }
 
 // Calls body(D), d as a constant, or 0 where it is none of the usual ones.
@@ -53,24 +66,40 @@ LPS_FN void read_matrix(const T* q, int64_t d, bool transpose, T by, T* m) {
   }
 }
 
-// y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each.
-template <int D, bool kAdd, class T>
-void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int64_t c) {
-  const int64_t d = D ? D : dynamic;
-  if constexpr (D > 0) {
-    if (c == 1) {
-      Quad<T> column[D];
-      for (int e = 0; e < D; ++e) column[e] = load_quad<T, D>(m + e * D);
-      for (int64_t i = 0; i < n; ++i) {
-        Quad<T> sum = column[0] * x[i * D];
+// by q^T x or by q x of points without channels, D numbers each.
+template <int D, class T>
+struct Points {
+  Quad<T> column[D];
+
+  LPS_FN Points(const T* q, bool transpose, T by) {
+    T m[D * D];
+    read_matrix(q, D, transpose, by, m);
 #pragma GCC unroll 4
-        for (int e = 1; e < D; ++e) sum += column[e] * x[i * D + e];
-        if (kAdd) sum += load_quad<T, D>(y + i * D);
-        store_quad<T, D>(y + i * D, sum);
-      }
-      return;
-    }
+    for (int e = 0; e < D; ++e) column[e] = load_quad<T, D>(m + e * D);
   }
+
+  LPS_FN Quad<T> operator()(const T* x) const {
+    Quad<T> sum = column[0] * x[0];
+#pragma GCC unroll 4
+    for (int e = 1; e < D; ++e) sum += column[e] * x[e];
+    return sum;
+  }
+
+  // All of n points; a point's fourth number is that of the next one, which is written after it.
+  LPS_FN void write(const T* x, T* y, int64_t n) const {
+    int64_t i = 0;
+    for (; D == 3 && i + 1 < n; ++i) store_wide(y + i * D, (*this)(x + i * D));
+    for (; i < n; ++i) store_quad<T, D>(y + i * D, (*this)(x + i * D));
+  }
+
+  LPS_FN void add(const T* x, Quad<T>* sum, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) sum[i] += (*this)(x + i * D);
+  }
+};
+
+// y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each.
+template <bool kAdd, class T>
+void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t d, int64_t c) {
   for (int64_t i = 0; i < n; ++i) {
     const T* from = x + i * d * c;
     T* to = y + i * d * c;
@@ -100,7 +129,7 @@ void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t
       Quad<T> sum[D];
       for (int e = 0; e < D; ++e) sum[e] = load_quad<T, D>(g + e * D);
       for (int64_t i = 0; i < n; ++i) {
-        const Quad<T> row = load_quad<T, D>(y + i * D);
+        const Quad<T> row = i + 1 < n ? load_wide(y + i * D) : load_quad<T, D>(y + i * D);
 #pragma GCC unroll 4
         for (int e = 0; e < D; ++e) sum[e] += row * x[i * D + e];
       }
@@ -181,14 +210,22 @@ struct Action {
 
   explicit Action(const Space& s) : s(s), matrix(s.d * s.d), half(s.order == 2 ? s.size() : 0) {}
 
+  // Whether there are few enough numbers a node to hold them in a Quad.
+  bool quads() const {
+    return D > 0 && s.order == 1 && s.c == 1;
+  }
+
   // y (+)= by q x, or q^T x, and both sides of a tensor; n nodes.
   template <bool kAdd>
   void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
+    if constexpr (D > 0 && !kAdd) {
+      if (quads()) return Points<D, T>(q, transpose, by).write(x, y, n);
+    }
     read_matrix(q, s.d, transpose, by, matrix.data());
-    if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
-    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
+    if (s.order == 1) return apply_matrix<kAdd>(matrix.data(), x, y, n, s.d, s.c);
+    apply_matrix<false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
     if (by != T(1)) read_matrix(q, s.d, transpose, T(1), matrix.data());
-    apply_matrix<D, kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
+    apply_matrix<kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
   }
 
   // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
@@ -196,11 +233,39 @@ struct Action {
     if (s.order == 1) return add_outer<D>(x, grad, g, n, s.d, s.c);
     read_matrix(q, s.d, transpose, T(1), matrix.data());
     for (int64_t i = 0; i < n; ++i) {  // the second axis, with the first still as it was
-      apply_matrix<D, false>(matrix.data(), x + i * s.node(), half.data(), s.d, s.d, s.c);
+      apply_matrix<false>(matrix.data(), x + i * s.node(), half.data(), s.d, s.d, s.c);
       add_outer<D>(half.data(), grad + i * s.node(), g, 1, s.d, s.d * s.c);
-      apply_matrix<D, false>(matrix.data(), x + i * s.node(), half.data(), 1, s.d, s.d * s.c);
+      apply_matrix<false>(matrix.data(), x + i * s.node(), half.data(), 1, s.d, s.d * s.c);
       add_outer<D>(half.data(), grad + i * s.node(), g, s.d, s.d, s.c);
     }
+  }
+};
+
+// The sum of by q x over samples, n nodes: in Quads where they hold a node.
+template <int D, class T>
+struct Sum {
+  Action<D, T>& act;
+  std::vector<Quad<T>> points;
+  std::vector<T> values;
+
+  Sum(Action<D, T>& act, int64_t n) : act(act), points(act.quads() ? n : 0), values(n * act.s.node()) {}
+
+  void start() {
+    std::fill(points.begin(), points.end(), Quad<T>{});
+    if (!act.quads()) std::fill(values.begin(), values.end(), T(0));
+  }
+
+  void add(const T* q, T by, const T* x, int64_t n) {
+    if constexpr (D > 0) {
+      if (act.quads()) return Points<D, T>(q, false, by).add(x, points.data(), n);
+    }
+    act.template apply<true>(q, false, by, x, values.data(), n);
+  }
+
+  // The sums, n nodes one behind the other.
+  T* finish(int64_t n) {
+    for (int64_t i = 0; act.quads() && i < n; ++i) store_quad<T, D>(&values[i * D], points[i]);
+    return values.data();
   }
 };
 

@@ -28,7 +28,7 @@ struct Sinkhorn {
     start(iterates.data(), n);
     for (int64_t m = 0; m < half_steps; ++m) {
       const V* x = iterate(m, n, keep);
-      V *next = iterate(m + 1, n, keep), *difference = keep ? &differences[m * n] : nullptr;
+      V *next = iterate(m + 1, n, keep), *difference = keep ? differences.data() + m * n : nullptr;
       with_flags(m % 2 == 0, decays.any_tied, [&](auto up, auto ties) {
         keep ? forward_sweep<up.value, ties.value, true>(x, next, difference, n)
              : forward_sweep<up.value, ties.value, false>(x, next, difference, n);
@@ -53,14 +53,15 @@ struct Sinkhorn {
     start(q.data(), n);
     for (int64_t m = half_steps - 1; m >= 0; --m) {
       const V *x = iterate(m, n, true), *extra = m == half_steps - 1 ? rho : nullptr;
-      with_flags((half_steps - 1 - m) % 2 == 0, decays.any_tied,
-                 [&](auto up, auto ties) { backward_sweep<up.value, ties.value>(x, &differences[m * n], extra, n); });
+      with_flags((half_steps - 1 - m) % 2 == 0, decays.any_tied, [&](auto up, auto ties) {
+        backward_sweep<up.value, ties.value>(x, differences.data() + m * n, extra, n);
+      });
     }
   }
 
  private:
   V* iterate(int64_t m, int64_t n, bool keep) {
-    return &iterates[(keep ? m : m % 2) * n];
+    return iterates.data() + (keep ? m : m % 2) * n;
   }
 
   template <class Body>

@@ -254,7 +254,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row = item / parts, count = s.count(row);
       const T *rows = soft.row + row * n, *cols = soft.col + row * n;
-      T* sums = &partial[item * 3 * n];
+      T* sums = partial.data() + item * 3 * n;
       const SoftGradient<T> to{sums, sums + n, sums + 2 * n};
       std::fill_n(sums, 3 * n, T(0));
       decays.build(soft.t + row * n, count, soft.tau);
@@ -298,7 +298,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       const T w = weights ? weights[row] : scale;
       T* const results[] = {out.t + row * n, out.row + row * n, out.col + row * n};
       for (int64_t which = 0; which < 3; ++which) {
-        const T* sums = &partial[(row * parts * 3 + which) * n];
+        const T* sums = partial.data() + (row * parts * 3 + which) * n;
         const T factor = which == 0 ? w * inverse : w;
         T* __restrict to = results[which];
         for (int64_t part = 0; part < parts; ++part) {

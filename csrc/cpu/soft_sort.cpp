@@ -213,7 +213,7 @@ void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, con
         const Norm<T> norm(z + at, valid, options.normalize);
         std::fill_n(grad_z + at, n, T(0));
         if (!norm.finite) continue;
-        T* g = &grad[lane * n];
+        T* g = grad.data() + lane * n;
         T along = 0;
         for (int64_t r = 0; r < valid; ++r) {
           if (grad_t) g[r] += grad_t[at + r];
