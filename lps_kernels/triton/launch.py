@@ -1,0 +1,49 @@
+"""What the launchers share: sizes of blocks, the device that a launch goes to, and the dtype that is computed in."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# The grid's first axis holds 2^31 - 1 programs, the others 65,535: kernels use the first alone and unfold it.
+MAX_PROGRAMS = 2**31 - 1
+# Contraction of a * b + c to one rounding, said explicitly because Triton's default changes between versions.
+OPTIONS = {"enable_fp_fusion": True}
+
+
+def power_of_two(n: int, least: int = 1) -> int:
+    """The size of a block that holds n elements."""
+    return max(triton.next_power_of_2(max(n, 1)), least)
+
+
+def on(x: Tensor) -> contextlib.AbstractContextManager:
+    """Make the device of x the current one; Triton launches on that device's current stream."""
+    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+
+
+def compute(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
+    """The dtype in which features or scores of `dtype` are computed, for PyTorch and for Triton."""
+    return (torch.float64, tl.float64) if dtype == torch.float64 else (torch.float32, tl.float32)
+
+
+def dense(x: Tensor | None) -> Tensor | None:
+    """x as kernels read it: contiguous."""
+    return None if x is None else x.contiguous()
+
+
+def programs(count: int, what: str) -> tuple[int]:
+    """A grid of `count` programs."""
+    if count > MAX_PROGRAMS:
+        raise ValueError(
+            f"{what}: expected work for at most {MAX_PROGRAMS} programs of the triton backend, got {count}"
+        )
+    return (count,)
+
+
+def nothing(like: Tensor) -> Tensor:
+    """What stands for a gradient that is not needed."""
+    return like.new_empty(0)
