@@ -11,7 +11,7 @@ STREAM_NORMAL = tl.constexpr(2)
 
 @triton.jit
 def philox(seed, index, row, stream: tl.constexpr):
-    """Four words of 32 random bits for counter (index, row, stream): seed and row int64 scalars or tensors, index int32."""
+    """Four words of 32 random bits for counter (index, row, stream): seed and row int64, index int32."""
     key = seed.to(tl.uint64)
     c0, row = tl.broadcast(index.to(tl.uint32), row.to(tl.uint64))
     c1, c2 = row.to(tl.uint32), (row >> 32).to(tl.uint32)

@@ -1,0 +1,167 @@
+"""Products with the SoftSort kernel K[i, j] = exp(-|t_i - t_j| / tau) of one row of sorted scores, as scans.
+
+A row of W 32 E elements lies in E tensors (W, 32): warp w and lane l hold elements (32 w + l) E .. + E - 1. A scan runs
+over a lane's own elements, then in five steps over the 32 lanes, then over the W warps. Every decay is made of a
+difference of scores once a row, never of a product of decays, so that rounding does not pile up along a row, and the
+decays' half of an associative scan, which would be the same in every product, is not computed again.
+"""
+
+import triton
+import triton.language as tl
+
+# Gaps are clipped here, in units of tau: the decay is zero, and zero times the gap is too. It isolates padding.
+FAR = tl.constexpr(1e4)
+
+
+@triton.jit
+def unstack(x, E: tl.constexpr):
+    """(W, 32, E) to E tensors (W, 32)."""
+    if E == 1:
+        return (tl.reshape(x, (x.shape[0], x.shape[1])),)
+    else:
+        low, high = tl.split(tl.permute(tl.reshape(x, (x.shape[0], x.shape[1], 2, E // 2)), (0, 1, 3, 2)))
+        return unstack(low, E // 2) + unstack(high, E // 2)
+
+
+@triton.jit
+def stack(parts, E: tl.constexpr):
+    """Undo `unstack`."""
+    if E == 1:
+        return tl.reshape(parts[0], (parts[0].shape[0], parts[0].shape[1], 1))
+    else:
+        both = tl.join(stack(parts[: E // 2], E // 2), stack(parts[E // 2 :], E // 2))
+        return tl.reshape(tl.permute(both, (0, 1, 3, 2)), (both.shape[0], both.shape[1], E))
+
+
+@triton.jit
+def to_lanes(x, W: tl.constexpr, E: tl.constexpr):
+    """(W 32 E,) to E tensors (W, 32)."""
+    return unstack(tl.reshape(x, (W, 32, E)), E)
+
+
+@triton.jit
+def from_lanes(parts, W: tl.constexpr, E: tl.constexpr):
+    """E tensors (W, 32) to (W 32 E,)."""
+    return tl.reshape(stack(parts, E), (W * 32 * E,))
+
+
+@triton.jit
+def _shifted(x, k: tl.constexpr, lane):
+    """Each lane's value from k lanes before, or after for negative k; the row's ends get any value of the row."""
+    return tl.gather(x, tl.minimum(tl.maximum(lane - k, 0), 31), 1)
+
+
+@triton.jit
+def _of_lane(x, which: tl.constexpr, lane):
+    """(W, 1): every warp's value in one lane."""
+    return tl.sum(tl.where(lane == which, x, 0.0), 1, keep_dims=True)
+
+
+@triton.jit
+def _of_warp(x, which, W: tl.constexpr):
+    """(W, 1): x of warp which[w] for each warp w; zero where there is no such warp."""
+    here = which == tl.arange(0, W)[None, :]
+    return tl.sum(tl.where(here, tl.trans(x), 0.0), 1, keep_dims=True)
+
+
+@triton.jit
+def gap(low, high, real, tau_inverse, DTYPE: tl.constexpr):
+    """The distance of a lower score from a higher one in units of tau; FAR where it is not real.
+
+    1 / tau comes in two parts for float32: rounded to one float it would bend every decay of a row the same way.
+    """
+    whole = tl.full((1, 1), tau_inverse, tl.float64)
+    first = tl.minimum(whole, 3e38).to(DTYPE)
+    scaled = (high - low) * first
+    if DTYPE == tl.float32:
+        scaled = scaled + (high - low) * tl.where(whole < 3e38, whole - first, 0.0).to(DTYPE)
+    return tl.where(real & (scaled < FAR), scaled, FAR)
+
+
+@triton.jit
+def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
+    """What the scans of a row need: gaps between neighbours in a lane, from and to the lanes beside it, between lanes at
+    distances 1 to 16, from and to the warps beside it, and between warps. t: E tensors (W, 32), nodes: how many are
+    real.
+    """
+    lane, warp = tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32)), tl.arange(0, W)[:, None]
+    at = (warp * 32 + lane) * E
+    # The last score before this lane's and the first after them, across warps too.
+    warp_last, warp_first = _of_lane(t[E - 1], 31, lane), _of_lane(t[0], 0, lane)
+    before_warp, after_warp = _of_warp(warp_last, warp - 1, W), _of_warp(warp_first, warp + 1, W)
+    before = tl.where(lane == 0, before_warp, _shifted(t[E - 1], 1, lane))
+    after = tl.where(lane == 31, after_warp, _shifted(t[0], -1, lane))
+    inner, up, down, up_lanes, down_lanes = (), (), (), (), ()
+    for e in tl.static_range(E):
+        if e > 0:
+            inner = inner + (gap(t[e], t[e - 1], at + e < nodes, tau_inverse, DTYPE),)
+        up = up + (gap(t[e], before, (at > 0) & (at + e < nodes), tau_inverse, DTYPE),)
+        down = down + (gap(after, t[e], at + E < nodes, tau_inverse, DTYPE),)
+    for j in tl.static_range(5):
+        far_up, far_down = _shifted(t[E - 1], 1 << j, lane), _shifted(t[0], -(1 << j), lane)
+        real_up = (lane >= (1 << j)) & (at + E - 1 < nodes)
+        real_down = (lane < 32 - (1 << j)) & (at + (E << j) < nodes)
+        up_lanes = up_lanes + (gap(t[E - 1], far_up, real_up, tau_inverse, DTYPE),)
+        down_lanes = down_lanes + (gap(far_down, t[0], real_down, tau_inverse, DTYPE),)
+    if W == 1:
+        return inner, up, down, up_lanes, down_lanes, (), ()
+    # From warps before to the end of the warp before this one, and from there to each lane; mirrored.
+    other = tl.arange(0, W)[None, :]
+    real_before, real_after = (other < warp) & (warp * 32 * E - 1 < nodes), (other > warp) & (other * 32 * E < nodes)
+    warps_up = gap(before_warp, tl.trans(warp_last), real_before, tau_inverse, DTYPE)
+    warps_down = gap(tl.trans(warp_first), after_warp, real_after, tau_inverse, DTYPE)
+    to_lane = gap(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE)
+    from_lane = gap(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE)
+    return inner, up, down, up_lanes, down_lanes, (warps_up, to_lane), (warps_down, from_lane)
+
+
+@triton.jit
+def _exp_all(parts):
+    found = ()
+    for j in tl.static_range(len(parts)):
+        found = found + (tl.exp(-parts[j]),)
+    return found
+
+
+@triton.jit
+def decays(gaps):
+    """exp(-gap), of all of `gaps`."""
+    found = ()
+    for j in tl.static_range(7):
+        found = found + (_exp_all(gaps[j]),)
+    return found
+
+
+@triton.jit
+def _carry(total, lanes, warps, lane, STEP: tl.constexpr, W: tl.constexpr):
+    """The sum over the lanes before (STEP 1) or after (-1), as it arrives at this one, of totals (W, 32)."""
+    for j in tl.static_range(5):
+        total += lanes[j] * _shifted(total, STEP << j, lane)
+    arrived = _shifted(total, STEP, lane)
+    if W > 1:
+        END: tl.constexpr = 31 if STEP == 1 else 0
+        START: tl.constexpr = 31 - END
+        of_warps = tl.sum(warps[0] * tl.trans(_of_lane(total, END, lane)), 1, keep_dims=True)
+        arrived = tl.where(lane == START, 0.0, arrived) + warps[1] * of_warps
+    return arrived
+
+
+@triton.jit
+def strict_sums(x, decays, W: tl.constexpr, E: tl.constexpr):
+    """Sums over j of lower and of higher ranks of K[i, j] x_j, without the diagonal."""
+    inner, up, down, up_lanes, down_lanes, up_warps, down_warps = decays
+    lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32))
+    first, last = x[0], x[E - 1]
+    lower, higher = (tl.zeros_like(first),), (tl.zeros_like(last),)
+    for e in tl.static_range(1, E):
+        lower = lower + (inner[e - 1] * first,)
+        first = lower[e] + x[e]
+        higher = (inner[E - 1 - e] * last,) + higher
+        last = higher[0] + x[E - 1 - e]
+    from_below = _carry(first, up_lanes, up_warps, lane, 1, W)
+    from_above = _carry(last, down_lanes, down_warps, lane, -1, W)
+    lower_sums, higher_sums = (), ()
+    for e in tl.static_range(E):
+        lower_sums = lower_sums + (lower[e] + up[e] * from_below,)
+        higher_sums = higher_sums + (higher[e] + down[e] * from_above,)
+    return lower_sums, higher_sums
