@@ -1,0 +1,302 @@
+"""soft_sort: a stable sort by descending score with random ties, and the Sinkhorn scalings of its relaxation."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, to_lanes
+from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.sort import MAX_NODES, descending_order, inverse
+
+# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
+_LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
+_LANES_DOUBLE = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (2, 4), 512: (4, 4), 1024: (8, 4), 2048: (16, 4), 4096: (32, 4)}
+# Iterates that the backward kernel keeps, in bytes: within an H100's L2 of 50 MB, and enough rows to fill the device.
+_SCRATCH = 32 << 20
+
+
+@triton.jit
+def count_nodes(num_nodes, graph, n):
+    """How many nodes of a graph are real, and no more than there are."""
+    if num_nodes is None:
+        return n
+    else:
+        return tl.minimum(tl.maximum(tl.load(num_nodes + graph), 0), n).to(tl.int32)
+
+
+@triton.jit
+def divide(a, b):
+    """IEEE division."""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def norm(z, nodes, BLOCK: tl.constexpr):
+    """Whether any of the first `nodes` scores is not finite, the largest magnitude and the norm in units of it."""
+    valid = tl.arange(0, BLOCK) < nodes
+    bad = tl.max((valid & (z - z != 0)).to(tl.int32), 0) > 0
+    z = tl.where(valid & (z - z == 0), z, 0.0)
+    largest = tl.max(tl.abs(z), 0)
+    scaled = divide(z, tl.where(largest > 0, largest, 1.0) + tl.zeros_like(z))
+    square = tl.sum(scaled * scaled, 0)
+    root = tl.sqrt(square) if z.dtype == tl.float64 else tl.sqrt_rn(square)
+    return bad, largest, root, scaled
+
+
+@triton.jit
+def add(a, b, E: tl.constexpr):
+    """a + b of two rows in lanes."""
+    c = ()
+    for e in tl.static_range(E):
+        c = c + (a[e] + b[e],)
+    return c
+
+
+@triton.jit
+def multiply(a, b, E: tl.constexpr):
+    """a b of two rows in lanes."""
+    c = ()
+    for e in tl.static_range(E):
+        c = c + (a[e] * b[e],)
+    return c
+
+
+@triton.jit
+def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
+    """1 / (K x), and D x: the sum over lower minus that over higher ranks."""
+    lower, higher = strict_sums(x, decay, W, E)
+    y, difference = (), ()
+    for e in tl.static_range(E):
+        y = y + (1.0 / (lower[e] + (higher[e] + x[e])),)
+        difference = difference + (lower[e] - higher[e],)
+    return y, difference
+
+
+@triton.jit
+def half_step_backward(x, difference, a, sig, ties, decay, W: tl.constexpr, E: tl.constexpr):
+    """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q; sig -= q D x + x D q.
+
+    x and difference here belong to x, a holds q. ties gathers q x, from which `between_ties` corrects sig.
+    """
+    lower, higher = strict_sums(a, decay, W, E)
+    before, slope, together = (), (), ()
+    for e in tl.static_range(E):
+        before = before + (-x[e] * (lower[e] + (higher[e] + a[e])),)
+        slope = slope + (sig[e] - (a[e] * difference[e] + x[e] * (lower[e] - higher[e])),)
+        together = together + (ties[e] + a[e] * x[e],)
+    return before, slope, together
+
+
+@triton.jit
+def _add_flagged(total, start, value, starts):
+    return tl.where(starts, value, total + value), start | starts
+
+
+@triton.jit
+def between_ties(sig, together, t, nodes, BLOCK: tl.constexpr):
+    """sig without what equal scores gave one another: |t_i - t_j| has slope zero there. Each (BLOCK,).
+
+    The iterates are equal within a group of ties [a, b], so that one sum over all steps, Q = `together`, is enough:
+    sig_r += ((r - a) - (b - r)) Q_r + sum of Q over a..r-1 - sum of Q over r+1..b.
+    """
+    i = tl.arange(0, BLOCK)
+    starts = (t != tl.gather(t, tl.maximum(i - 1, 0), 0)) | (i == 0) | (i >= nodes)
+    ends = (t != tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) | (i == BLOCK - 1) | (i >= nodes - 1)
+    if tl.min(starts.to(tl.int32), 0) == 0:
+        below, _ = tl.associative_scan((together, starts), 0, _add_flagged)
+        above, _ = tl.associative_scan((together, ends), 0, _add_flagged, reverse=True)
+        ones = tl.full((BLOCK,), 1.0, sig.dtype)
+        rank, _ = tl.associative_scan((ones, starts), 0, _add_flagged)
+        back, _ = tl.associative_scan((ones, ends), 0, _add_flagged, reverse=True)
+        sig += (rank - back) * together + (below - above)
+    return sig
+
+
+@triton.jit
+def soft_sort_kernel(
+    scores, seed, num_nodes, perm, t, row, col, k, n, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr,
+    DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    BLOCK: tl.constexpr = W * 32 * E
+    at = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    nodes = count_nodes(num_nodes, at // k, n)
+    z = tl.load(scores + at * n + i, mask=i < nodes, other=0.0).to(DTYPE)
+    order = descending_order(z, nodes, tl.load(seed), at, BLOCK)
+    tl.store(perm + at * n + i, order.to(tl.int64), mask=i < n)
+    bad, largest, root, scaled = norm(z, nodes, BLOCK)
+    if NORMALIZE:  # by max(|z|, 1e-6)
+        z = tl.where(root > divide(tl.full((), 1e-6, DTYPE), largest), divide(scaled, root + tl.zeros_like(z)),
+                     divide(z, tl.full((BLOCK,), 1e-6, DTYPE)))  # fmt: skip
+    sorted_z = tl.gather(z, order, 0)
+    instead = 0.0 if row is not None else float("nan")
+    value = tl.where(i < nodes, tl.where(bad, instead, sorted_z), 0.0)
+    tl.store(t + at * n + i, value, mask=i < n)
+    if row is not None:
+        decay = decays(gaps(to_lanes(value, W, E), nodes, tau_inverse, DTYPE, W, E))
+        y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
+        x = y
+        for _ in range(n_iter):
+            x, _difference = half_step(y, decay, W, E)
+            y, _difference = half_step(x, decay, W, E)
+        kept = (i < nodes) & (bad == 0)
+        tl.store(row + at * n + i, tl.where(kept, from_lanes(x, W, E), 0.0), mask=i < n)
+        tl.store(col + at * n + i, tl.where(kept, from_lanes(y, W, E), 0.0), mask=i < n)
+
+
+@triton.jit
+def sinkhorn_backward(
+    t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE: tl.constexpr,
+    W: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """The gradient of t (BLOCK,) in units of tau. kept (n_iter, BLOCK): room for the iterate before each iteration."""
+    BLOCK: tl.constexpr = W * 32 * E
+    i = tl.arange(0, BLOCK)
+    lane = tl.arange(0, W)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    rho, kap = tl.zeros((BLOCK,), DTYPE), tl.zeros((BLOCK,), DTYPE)
+    mine = i < nodes
+    if grad_row is not None:
+        rho = tl.load(grad_row + at * n + i, mask=mine, other=0.0) * tl.load(row + at * n + i, mask=mine, other=0.0)
+    if grad_col is not None:
+        kap = tl.load(grad_col + at * n + i, mask=mine, other=0.0) * tl.load(col + at * n + i, mask=mine, other=0.0)
+    sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
+    decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
+    y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
+    for m in range(n_iter):
+        for e in tl.static_range(E):
+            tl.store(kept + m * BLOCK + e * (W * 32) + lane, y[e])
+        x, _difference = half_step(y, decay, W, E)
+        y, _difference = half_step(x, decay, W, E)
+    a, extra = to_lanes(kap, W, E), to_lanes(rho, W, E)
+    sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
+    together = sig
+    for back in range(n_iter):
+        before = ()
+        for e in tl.static_range(E):
+            before = before + (tl.load(kept + (n_iter - 1 - back) * BLOCK + e * (W * 32) + lane),)
+        x, of_before = half_step(before, decay, W, E)
+        y, of_x = half_step(x, decay, W, E)
+        a, sig, together = half_step_backward(x, of_x, multiply(y, a, E), sig, together, decay, W, E)
+        a, sig, together = half_step_backward(
+            before, of_before, multiply(x, add(a, extra, E), E), sig, together, decay, W, E
+        )
+        extra = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
+    return between_ties(from_lanes(sig, W, E), from_lanes(together, W, E), sorted_t, nodes, BLOCK)
+
+
+@triton.jit
+def soft_sort_backward_kernel(
+    grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, rows, k, n,
+    tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    BLOCK: tl.constexpr = W * 32 * E
+    i = tl.arange(0, BLOCK)
+    for at in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+        nodes = count_nodes(num_nodes, at // k, n)
+        mine = i < nodes
+        g = tl.zeros((BLOCK,), DTYPE)
+        if scratch is not None:
+            kept = scratch + tl.program_id(0).to(tl.int64) * n_iter * BLOCK
+            g = sinkhorn_backward(
+                t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE, W, E
+            ) * tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
+        if grad_t is not None:
+            g += tl.load(grad_t + at * n + i, mask=mine, other=0.0)
+        z = tl.load(scores + at * n + i, mask=mine, other=0.0).to(DTYPE)
+        bad, largest, root, _scaled = norm(z, nodes, BLOCK)
+        if NORMALIZE:
+            value = tl.load(t + at * n + i, mask=mine, other=0.0)
+            alive = root > divide(tl.full((), 1e-6, DTYPE), largest)
+            along = tl.sum(tl.where(mine, value * g, 0.0), 0)
+            unit = divide(divide(g - value * along, root + tl.zeros_like(g)), largest + tl.zeros_like(g))
+            g = tl.where(alive, unit, divide(g, tl.full((BLOCK,), 1e-6, DTYPE)))
+        g = tl.where(mine & (bad == 0), g, 0.0)
+        order = tl.load(perm + at * n + i, mask=i < n, other=i.to(tl.int64)).to(tl.int32)
+        tl.store(grad + at * n + i, tl.gather(g, inverse(order, BLOCK), 0).to(grad.dtype.element_ty), mask=i < n)
+
+
+def check(scores: Tensor, num_nodes: Tensor | None, seed: Tensor | None = None) -> None:
+    """What would corrupt memory, and the longest row that a program sorts."""
+    if scores.dim() != 3 or (num_nodes is not None and num_nodes.shape != scores.shape[:1]):
+        raise ValueError("soft_sort: expected scores (b, k, n) and num_nodes (b,)")
+    if seed is not None and seed.numel() != 1:
+        raise ValueError("soft_sort: expected a seed of one element")
+    if scores.shape[2] > MAX_NODES:
+        raise ValueError(
+            f"backend 'triton': soft_sort sorts rows of at most {MAX_NODES} scores, got n = {scores.shape[2]}; "
+            "backend='reference' has no such limit"
+        )
+
+
+def _sizes(n: int, dtype: torch.dtype) -> dict:
+    block = power_of_two(n, 32)
+    warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]
+    return {"W": warps, "E": elements, "num_warps": warps, **OPTIONS}
+
+
+def soft_sort(
+    scores: Tensor, seed: Tensor, num_nodes: Tensor | None, tau: float, n_iter: int, normalize: bool, soft: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check(scores, num_nodes, seed)
+    scores, num_nodes = dense(scores), dense(num_nodes)
+    b, k, n = scores.shape
+    dtype, inside = compute(scores.dtype)
+    perm, t = scores.new_empty(b, k, n, dtype=torch.int64), scores.new_empty(b, k, n, dtype=dtype)
+    row, col = (scores.new_empty(b, k, n if soft else 0, dtype=dtype) for _ in range(2))
+    if scores.numel():
+        with on(scores):
+            soft_sort_kernel[programs(b * k, "soft_sort")](
+                scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, k, n,
+                1.0 / tau, n_iter, normalize, inside, **_sizes(n, dtype),
+            )  # fmt: skip
+    return perm, t, row, col
+
+
+def soft_sort_backward(
+    grad_perm: Tensor | None,
+    grad_t: Tensor | None,
+    grad_row: Tensor | None,
+    grad_col: Tensor | None,
+    scores: Tensor,
+    seed: Tensor,
+    num_nodes: Tensor | None,
+    tau: float,
+    n_iter: int,
+    normalize: bool,
+    soft: bool,
+    saved_perm: Tensor,
+    saved_t: Tensor,
+    saved_row: Tensor,
+    saved_col: Tensor,
+    needs: int,
+) -> Tensor:
+    check(scores, num_nodes)
+    if not needs:
+        return nothing(scores)
+    scores, num_nodes = dense(scores), dense(num_nodes)
+    grad_t, grad_row, grad_col = dense(grad_t), dense(grad_row), dense(grad_col)
+    perm, t, row, col = dense(saved_perm), dense(saved_t), dense(saved_row), dense(saved_col)
+    b, k, n = scores.shape
+    dtype, inside = compute(scores.dtype)
+    grad, sizes = torch.empty_like(scores), _sizes(n, dtype)
+    if not soft or n_iter == 0:
+        grad_row = grad_col = None
+    if not scores.numel():
+        return grad
+    block = sizes["W"] * 32 * sizes["E"]
+    count, scratch = b * k, None
+    if grad_row is not None or grad_col is not None:
+        count = min(count, max(_SCRATCH // (n_iter * block * t.element_size()), 132))
+        scratch = t.new_empty(count, n_iter, block)
+    with on(scores):
+        soft_sort_backward_kernel[programs(count, "soft_sort_backward")](
+            grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, b * k, k, n,
+            1.0 / tau, n_iter, normalize, inside, **sizes,
+        )  # fmt: skip
+    return grad

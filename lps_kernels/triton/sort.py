@@ -1,0 +1,58 @@
+"""Sorts of one row in a program: by descending score with random ties, and back."""
+
+import triton
+import triton.language as tl
+
+from lps_kernels.triton.philox import STREAM_TIES, word
+
+# An index within a row takes 12 bits of a sort key, which is what bounds n.
+MAX_NODES = 4096
+INDEX_BITS = tl.constexpr(12)
+INDEX_MASK = tl.constexpr(4095)
+
+
+@triton.jit
+def _descending_key(z, nodes, i):
+    """Integers that ascend as scores descend: NaN behind -inf, padding last. Equal scores, -0 and 0 too, have equal keys."""
+    z = tl.where(z == 0, 0.0, z)
+    if z.dtype == tl.float64:
+        bits = z.to(tl.int64, bitcast=True)
+        LAST: tl.constexpr = (1 << 63) - 1
+        key = ~(bits ^ ((bits >> 63) & LAST))
+    else:
+        bits = z.to(tl.int32, bitcast=True)
+        LAST: tl.constexpr = (1 << 31) - 1
+        key = ~(bits ^ ((bits >> 31) & LAST))
+    return tl.where(i < nodes, tl.where(z != z, LAST - 1, key), LAST)
+
+
+@triton.jit
+def descending_order(z, nodes, seed, row, BLOCK: tl.constexpr):
+    """Indices (BLOCK,) int32 that sort the first `nodes` of z by descending score; the rest stays in place.
+
+    Ties are broken by a random word of each element. Few rows have any, so these are put in order by a second sort,
+    within groups of equal keys, and only where there are some.
+    """
+    i = tl.arange(0, BLOCK)
+    key = _descending_key(z, nodes, i)
+    if z.dtype == tl.float64:  # the low half of the keys first, then, stably, the high one
+        order = (tl.sort(((key & 0xFFFFFFFF) << INDEX_BITS) | i) & INDEX_MASK).to(tl.int32)
+        high = tl.gather(key >> 32, order, 0)
+        at = (tl.sort((high << 32) | i) & 0xFFFFFFFF).to(tl.int32)
+        order = tl.gather(order, at, 0)
+        key = tl.gather(key, order, 0)
+    else:
+        packed = tl.sort((key.to(tl.int64) << 32) | i)
+        order, key = (packed & 0xFFFFFFFF).to(tl.int32), packed >> 32
+    tied = (key == tl.gather(key, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
+    if tl.max(tied.to(tl.int32), 0) > 0:
+        group = tl.cumsum(tl.where(tied, 0, 1), 0).to(tl.int64)
+        tie = word(seed, order, row, STREAM_TIES).to(tl.int64)
+        order = (tl.sort((group << 44) | (tie << INDEX_BITS) | order) & INDEX_MASK).to(tl.int32)
+    return order
+
+
+@triton.jit
+def inverse(perm, BLOCK: tl.constexpr):
+    """The inverse of a permutation (BLOCK,) int32."""
+    return tl.sort((perm << INDEX_BITS) | tl.arange(0, BLOCK)) & INDEX_MASK
