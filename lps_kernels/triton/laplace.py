@@ -58,10 +58,16 @@ def _of_lane(x, which: tl.constexpr, lane):
 
 
 @triton.jit
+def _across(x, W: tl.constexpr):
+    """(W, 1) to (1, W). tl.trans would give a layout of its own, and a conversion of every tensor that meets it."""
+    diagonal = tl.arange(0, W)[:, None] == tl.arange(0, W)[None, :]
+    return tl.sum(tl.where(diagonal, x, 0.0), 0, keep_dims=True)
+
+
+@triton.jit
 def _of_warp(x, which, W: tl.constexpr):
-    """(W, 1): x of warp which[w] for each warp w; zero where there is no such warp."""
-    here = which == tl.arange(0, W)[None, :]
-    return tl.sum(tl.where(here, tl.trans(x), 0.0), 1, keep_dims=True)
+    """(W, 1): x (1, W) of warp which[w] for each warp w; zero where there is no such warp."""
+    return tl.sum(tl.where(which == tl.arange(0, W)[None, :], x, 0.0), 1, keep_dims=True)
 
 
 @triton.jit
@@ -87,7 +93,7 @@ def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.cons
     lane, warp = tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32)), tl.arange(0, W)[:, None]
     at = (warp * 32 + lane) * E
     # The last score before this lane's and the first after them, across warps too.
-    warp_last, warp_first = _of_lane(t[E - 1], 31, lane), _of_lane(t[0], 0, lane)
+    warp_last, warp_first = _across(_of_lane(t[E - 1], 31, lane), W), _across(_of_lane(t[0], 0, lane), W)
     before_warp, after_warp = _of_warp(warp_last, warp - 1, W), _of_warp(warp_first, warp + 1, W)
     before = tl.where(lane == 0, before_warp, _shifted(t[E - 1], 1, lane))
     after = tl.where(lane == 31, after_warp, _shifted(t[0], -1, lane))
@@ -108,8 +114,8 @@ def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.cons
     # From warps before to the end of the warp before this one, and from there to each lane; mirrored.
     other = tl.arange(0, W)[None, :]
     real_before, real_after = (other < warp) & (warp * 32 * E - 1 < nodes), (other > warp) & (other * 32 * E < nodes)
-    warps_up = gap(before_warp, tl.trans(warp_last), real_before, tau_inverse, DTYPE)
-    warps_down = gap(tl.trans(warp_first), after_warp, real_after, tau_inverse, DTYPE)
+    warps_up = gap(before_warp, warp_last, real_before, tau_inverse, DTYPE)
+    warps_down = gap(warp_first, after_warp, real_after, tau_inverse, DTYPE)
     to_lane = gap(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE)
     from_lane = gap(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE)
     return inner, up, down, up_lanes, down_lanes, (warps_up, to_lane), (warps_down, from_lane)
@@ -141,7 +147,7 @@ def _carry(total, lanes, warps, lane, STEP: tl.constexpr, W: tl.constexpr):
     if W > 1:
         END: tl.constexpr = 31 if STEP == 1 else 0
         START: tl.constexpr = 31 - END
-        of_warps = tl.sum(warps[0] * tl.trans(_of_lane(total, END, lane)), 1, keep_dims=True)
+        of_warps = tl.sum(warps[0] * _across(_of_lane(total, END, lane), W), 1, keep_dims=True)
         arrived = tl.where(lane == START, 0.0, arrived) + warps[1] * of_warps
     return arrived
 

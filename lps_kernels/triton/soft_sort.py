@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, to_lanes
 from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.sort import MAX_NODES, descending_order, inverse
+from lps_kernels.triton.sort import MAX_NODES, sort_descending, inverse
 
 # By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
@@ -38,7 +38,7 @@ def divide(a, b):
 
 @triton.jit
 def norm(z, nodes, BLOCK: tl.constexpr):
-    """Whether any of the first `nodes` scores is not finite, the largest magnitude and the norm in units of it."""
+    """Whether any of the first `nodes` scores is not finite, the largest magnitude, and the norm in units of it."""
     valid = tl.arange(0, BLOCK) < nodes
     bad = tl.max((valid & (z - z != 0)).to(tl.int32), 0) > 0
     z = tl.where(valid & (z - z == 0), z, 0.0)
@@ -46,7 +46,16 @@ def norm(z, nodes, BLOCK: tl.constexpr):
     scaled = divide(z, tl.where(largest > 0, largest, 1.0) + tl.zeros_like(z))
     square = tl.sum(scaled * scaled, 0)
     root = tl.sqrt(square) if z.dtype == tl.float64 else tl.sqrt_rn(square)
-    return bad, largest, root, scaled
+    return bad, largest, root
+
+
+@triton.jit
+def over_norm(x, largest, root):
+    """x / max(norm, 1e-6), by division in two steps that neither overflow nor vanish."""
+    clamped = (largest == 0) | (root * largest <= 1e-6)
+    first = tl.where(clamped, 1.0, largest).to(x.dtype)
+    second = tl.where(clamped, 1e-6, root).to(x.dtype)
+    return divide(divide(x, first + tl.zeros_like(x)), second + tl.zeros_like(x))
 
 
 @triton.jit
@@ -107,14 +116,16 @@ def between_ties(sig, together, t, nodes, BLOCK: tl.constexpr):
     """
     i = tl.arange(0, BLOCK)
     starts = (t != tl.gather(t, tl.maximum(i - 1, 0), 0)) | (i == 0) | (i >= nodes)
-    ends = (t != tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) | (i == BLOCK - 1) | (i >= nodes - 1)
     if tl.min(starts.to(tl.int32), 0) == 0:
+        ends = (t != tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) | (i == BLOCK - 1) | (i >= nodes - 1)
         below, _ = tl.associative_scan((together, starts), 0, _add_flagged)
         above, _ = tl.associative_scan((together, ends), 0, _add_flagged, reverse=True)
         ones = tl.full((BLOCK,), 1.0, sig.dtype)
         rank, _ = tl.associative_scan((ones, starts), 0, _add_flagged)
         back, _ = tl.associative_scan((ones, ends), 0, _add_flagged, reverse=True)
         sig += (rank - back) * together + (below - above)
+        if tl.sum(starts.to(tl.int32), 0) == BLOCK - nodes + 1:  # all are equal: exactly zero, as scores start at times
+            sig = tl.zeros((BLOCK,), sig.dtype)
     return sig
 
 
@@ -128,15 +139,13 @@ def soft_sort_kernel(
     i = tl.arange(0, BLOCK)
     nodes = count_nodes(num_nodes, at // k, n)
     z = tl.load(scores + at * n + i, mask=i < nodes, other=0.0).to(DTYPE)
-    order = descending_order(z, nodes, tl.load(seed), at, BLOCK)
+    bad, largest, root = norm(z, nodes, BLOCK)
+    order, z = sort_descending(z, nodes, tl.load(seed), at, BLOCK)
     tl.store(perm + at * n + i, order.to(tl.int64), mask=i < n)
-    bad, largest, root, scaled = norm(z, nodes, BLOCK)
-    if NORMALIZE:  # by max(|z|, 1e-6)
-        z = tl.where(root > divide(tl.full((), 1e-6, DTYPE), largest), divide(scaled, root + tl.zeros_like(z)),
-                     divide(z, tl.full((BLOCK,), 1e-6, DTYPE)))  # fmt: skip
-    sorted_z = tl.gather(z, order, 0)
+    if NORMALIZE:
+        z = over_norm(z, largest, root)
     instead = 0.0 if row is not None else float("nan")
-    value = tl.where(i < nodes, tl.where(bad, instead, sorted_z), 0.0)
+    value = tl.where(i < nodes, tl.where(bad, instead, z), 0.0)
     tl.store(t + at * n + i, value, mask=i < n)
     if row is not None:
         decay = decays(gaps(to_lanes(value, W, E), nodes, tau_inverse, DTYPE, W, E))
@@ -209,13 +218,11 @@ def soft_sort_backward_kernel(
         if grad_t is not None:
             g += tl.load(grad_t + at * n + i, mask=mine, other=0.0)
         z = tl.load(scores + at * n + i, mask=mine, other=0.0).to(DTYPE)
-        bad, largest, root, _scaled = norm(z, nodes, BLOCK)
+        bad, largest, root = norm(z, nodes, BLOCK)
         if NORMALIZE:
             value = tl.load(t + at * n + i, mask=mine, other=0.0)
-            alive = root > divide(tl.full((), 1e-6, DTYPE), largest)
-            along = tl.sum(tl.where(mine, value * g, 0.0), 0)
-            unit = divide(divide(g - value * along, root + tl.zeros_like(g)), largest + tl.zeros_like(g))
-            g = tl.where(alive, unit, divide(g, tl.full((BLOCK,), 1e-6, DTYPE)))
+            along = tl.where((largest == 0) | (root * largest <= 1e-6), 0.0, tl.sum(tl.where(mine, value * g, 0.0), 0))
+            g = over_norm(g - value * along, largest, root)
         g = tl.where(mine & (bad == 0), g, 0.0)
         order = tl.load(perm + at * n + i, mask=i < n, other=i.to(tl.int64)).to(tl.int32)
         tl.store(grad + at * n + i, tl.gather(g, inverse(order, BLOCK), 0).to(grad.dtype.element_ty), mask=i < n)

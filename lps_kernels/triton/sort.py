@@ -27,10 +27,10 @@ def _descending_key(z, nodes, i):
 
 
 @triton.jit
-def descending_order(z, nodes, seed, row, BLOCK: tl.constexpr):
-    """Indices (BLOCK,) int32 that sort the first `nodes` of z by descending score; the rest stays in place.
+def sort_descending(z, nodes, seed, row, BLOCK: tl.constexpr):
+    """Indices (BLOCK,) int32 that sort the first `nodes` of z by descending score, the rest in place, and the sorted z.
 
-    Ties are broken by a random word of each element. Few rows have any, so these are put in order by a second sort,
+    What is not finite comes back as any value. Ties are broken by a random word of each element. Few rows have any, so these are put in order by a second sort,
     within groups of equal keys, and only where there are some.
     """
     i = tl.arange(0, BLOCK)
@@ -40,16 +40,17 @@ def descending_order(z, nodes, seed, row, BLOCK: tl.constexpr):
         high = tl.gather(key >> 32, order, 0)
         at = (tl.sort((high << 32) | i) & 0xFFFFFFFF).to(tl.int32)
         order = tl.gather(order, at, 0)
-        key = tl.gather(key, order, 0)
+        key, ordered = tl.gather(key, order, 0), tl.gather(z, order, 0)
     else:
         packed = tl.sort((key.to(tl.int64) << 32) | i)
-        order, key = (packed & 0xFFFFFFFF).to(tl.int32), packed >> 32
+        order, key = (packed & 0xFFFFFFFF).to(tl.int32), (packed >> 32).to(tl.int32)
+        ordered = (~key ^ ((~key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
     tied = (key == tl.gather(key, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
     if tl.max(tied.to(tl.int32), 0) > 0:
         group = tl.cumsum(tl.where(tied, 0, 1), 0).to(tl.int64)
         tie = word(seed, order, row, STREAM_TIES).to(tl.int64)
         order = (tl.sort((group << 44) | (tie << INDEX_BITS) | order) & INDEX_MASK).to(tl.int32)
-    return order
+    return order, ordered
 
 
 @triton.jit
