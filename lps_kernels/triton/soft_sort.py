@@ -9,22 +9,13 @@ from torch import Tensor
 
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, to_lanes
 from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.sort import MAX_NODES, sort_descending, inverse
+from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
 
 # By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
 _LANES_DOUBLE = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (2, 4), 512: (4, 4), 1024: (8, 4), 2048: (16, 4), 4096: (32, 4)}
 # Iterates that the backward kernel keeps, in bytes: within an H100's L2 of 50 MB, and enough rows to fill the device.
 _SCRATCH = 32 << 20
-
-
-@triton.jit
-def count_nodes(num_nodes, graph, n):
-    """How many nodes of a graph are real, and no more than there are."""
-    if num_nodes is None:
-        return n
-    else:
-        return tl.minimum(tl.maximum(tl.load(num_nodes + graph), 0), n).to(tl.int32)
 
 
 @triton.jit

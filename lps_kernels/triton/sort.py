@@ -12,6 +12,15 @@ INDEX_MASK = tl.constexpr(4095)
 
 
 @triton.jit
+def count_nodes(num_nodes, graph, n):
+    """How many nodes of a graph are real, and no more than there are."""
+    if num_nodes is None:
+        return n
+    else:
+        return tl.minimum(tl.maximum(tl.load(num_nodes + graph), 0), n).to(tl.int32)
+
+
+@triton.jit
 def _descending_key(z, nodes, i):
     """Integers that ascend as scores descend: NaN behind -inf, padding last. Equal scores, -0 and 0 too, have equal keys."""
     z = tl.where(z == 0, 0.0, z)

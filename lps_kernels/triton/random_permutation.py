@@ -1,0 +1,46 @@
+"""random_permutation: a sort of random 63-bit keys, a row in a program."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.launch import OPTIONS, dense, on, power_of_two, programs
+from lps_kernels.triton.philox import STREAM_PERMUTATION, words
+from lps_kernels.triton.sort import MAX_NODES, count_nodes
+
+# Warps by block: eight keys a lane.
+_WARPS = {16: 1, 32: 1, 64: 1, 128: 1, 256: 1, 512: 2, 1024: 4, 2048: 8, 4096: 16}
+
+
+@triton.jit
+def random_permutation_kernel(seed, num_nodes, perm, k, n, index_mask, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    high, low = words(tl.load(seed), i, at, STREAM_PERMUTATION)
+    LAST: tl.constexpr = (1 << 63) - 1
+    key = ((high & 0x7FFFFFFF).to(tl.int64) << 32) | low.to(tl.int64)
+    key = tl.where(i < count_nodes(num_nodes, at // k, n), key, LAST)
+    mask = tl.full((BLOCK,), index_mask, tl.int64)
+    key = tl.where(i < n, (key & ~mask) | i, LAST)
+    tl.store(perm + at * n + i, tl.sort(key) & mask, mask=i < n)
+
+
+def random_permutation(seed: Tensor, num_nodes: Tensor | None, b: int, k: int, n: int) -> Tensor:
+    if seed.numel() != 1 or (num_nodes is not None and num_nodes.shape != (b,)):
+        raise ValueError("random_permutation: expected a seed of one element and num_nodes (b,)")
+    if n > MAX_NODES:
+        raise ValueError(
+            f"backend 'triton': random_permutation sorts rows of at most {MAX_NODES} keys, got n = {n}; "
+            "backend='reference' has no such limit"
+        )
+    perm = seed.new_empty(b, k, n, dtype=torch.int64)
+    if perm.numel():
+        block = power_of_two(n, 16)
+        with on(seed):
+            random_permutation_kernel[programs(b * k, "random_permutation")](
+                seed, dense(num_nodes), perm, k, n, power_of_two(n) - 1, block, num_warps=_WARPS[block], **OPTIONS
+            )
+    return perm
