@@ -1,0 +1,94 @@
+"""permute: gathers by rank; its gradient gathers back, sums over samples, and is scanned for the scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lps_kernels.triton.gather import gather, gather_sum
+from lps_kernels.triton.launch import compute, dense, nothing
+from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
+
+
+def check(what: str, x: Tensor, perm: Tensor, num_nodes: Tensor | None, order: int, samples: bool) -> None:
+    """The shapes that bound what kernels read and write."""
+    b, k, n = perm.shape
+    want = (b, *((k,) if samples else ()), *(n,) * order)
+    if order not in (1, 2) or x.dim() != len(want) + 1 or tuple(x.shape[:-1]) != want or perm.dtype != torch.int64:
+        raise ValueError(f"{what}: expected features {want} + (c,) and perm (b, k, n) int64, got {tuple(x.shape)}")
+    if num_nodes is not None and num_nodes.shape != (b,):
+        raise ValueError(f"{what}: expected num_nodes of shape ({b},), got {tuple(num_nodes.shape)}")
+
+
+def permute(
+    x: Tensor,
+    perm: Tensor,
+    t: Tensor | None,
+    row: Tensor | None,
+    col: Tensor | None,
+    num_nodes: Tensor | None,
+    tau: float,
+    order: int,
+    hard: bool,
+) -> Tensor:
+    x, perm, num_nodes = dense(x), dense(perm), dense(num_nodes)
+    check("permute", x, perm, num_nodes, order, False)
+    b, k, n = perm.shape
+    y = x.new_empty(b, k, *x.shape[1:])
+    if hard:
+        return gather(x, perm, num_nodes, y, order)
+    check_soft("permute", x, perm, t, row, col)
+    t, row, col = dense(t), dense(row), dense(col)
+    if order == 1:
+        return soft_product(x, perm, t, row, col, num_nodes, tau, 0, y, gathered=True, each=False)
+    half = t.new_empty(y.shape)
+    soft_product(x, perm, t, row, col, num_nodes, tau, 1, half, gathered=True, each=False)
+    return soft_product(half, perm, t, row, col, num_nodes, tau, 0, y)
+
+
+def permute_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    perm: Tensor,
+    t: Tensor | None,
+    row: Tensor | None,
+    col: Tensor | None,
+    num_nodes: Tensor | None,
+    tau: float,
+    order: int,
+    hard: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, perm, num_nodes, grad_y = dense(x), dense(perm), dense(num_nodes), dense(grad_y)
+    check("permute_backward", x, perm, num_nodes, order, False)
+    check("permute_backward", grad_y, perm, num_nodes, order, True)
+    inside = compute(x.dtype)[1]
+    grad_x, soft_grads = nothing(x), (nothing(x),) * 3
+    soft = tuple(map(dense, (t, row, col)))
+    if t is not None:
+        check_soft("permute_backward", x, perm, t, row, col)
+    if hard and needs & 1:
+        grad_x = gather_sum(grad_y, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
+    if hard and needs & 14 and t is not None:
+        soft_grads = soft_gradient(x, grad_y, perm, soft, num_nodes, tau, range(order))
+    if not hard:
+        back, soft_grads = soft_backward(x, grad_y, perm, soft, num_nodes, tau, order)
+        if needs & 1:
+            grad_x = gather_sum(back, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
+    return grad_x, *(g if needs >> i & 1 else nothing(x) for i, g in enumerate(soft_grads, 1))
+
+
+def soft_backward(x, grad, perm, soft, num_nodes, tau, order) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Of y = P^T x with a soft P: the gradient of x in order of rank, and those of t, row and col."""
+    t, row, col = soft
+    back = t.new_empty(grad.shape)
+    if order == 1:
+        soft_product(grad, perm, t, col, row, num_nodes, tau, 0, back)
+        return back, soft_gradient(x, grad, perm, soft, num_nodes, tau, (0,))
+    half = t.new_empty(grad.shape)
+    soft_product(x, perm, t, row, col, num_nodes, tau, 1, half, gathered=True, each=False)
+    first = soft_gradient(half, grad, perm, soft, num_nodes, tau, (0,), gathered=False, each=True)
+    soft_product(grad, perm, t, col, row, num_nodes, tau, 0, half)
+    second = soft_gradient(x, half, perm, soft, num_nodes, tau, (1,))
+    soft_product(half, perm, t, col, row, num_nodes, tau, 1, back)
+    return back, tuple(a + b for a, b in zip(first, second))
