@@ -14,6 +14,25 @@ FAR = tl.constexpr(1e4)
 
 
 @triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _smaller(a, b):
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def groups_of(tied, next_tied, N: tl.constexpr):
+    """Where each rank's group of equal scores begins and ends, (N,), and whether there is a group."""
+    i = tl.arange(0, N)
+    start = tl.associative_scan(tl.where(tied, 0, i), 0, _larger)
+    stop = tl.associative_scan(tl.where(next_tied, N - 1, i), 0, _smaller, reverse=True)
+    return start, stop, tl.max(tied.to(tl.int32), 0) > 0
+
+
+@triton.jit
 def unstack(x, E: tl.constexpr):
     """(W, 32, E) to E tensors (W, 32)."""
     if E == 1:
@@ -43,6 +62,11 @@ def to_lanes(x, W: tl.constexpr, E: tl.constexpr):
 def from_lanes(parts, W: tl.constexpr, E: tl.constexpr):
     """E tensors (W, 32) to (W 32 E,)."""
     return tl.reshape(stack(parts, E), (W * 32 * E,))
+
+
+@triton.jit
+def _lanes(W: tl.constexpr):
+    return tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32))
 
 
 @triton.jit
@@ -90,7 +114,7 @@ def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.cons
     distances 1 to 16, from and to the warps beside it, and between warps. t: E tensors (W, 32), nodes: how many are
     real.
     """
-    lane, warp = tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32)), tl.arange(0, W)[:, None]
+    lane, warp = _lanes(W), tl.arange(0, W)[:, None]
     at = (warp * 32 + lane) * E
     # The last score before this lane's and the first after them, across warps too.
     warp_last, warp_first = _across(_of_lane(t[E - 1], 31, lane), W), _across(_of_lane(t[0], 0, lane), W)
@@ -153,21 +177,87 @@ def _carry(total, lanes, warps, lane, STEP: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
+def _within_lanes(x, inner, E: tl.constexpr):
+    """The strict sums over a lane's own elements."""
+    lower, higher = (tl.zeros_like(x[0]),), (tl.zeros_like(x[0]),)
+    for e in tl.static_range(1, E):
+        lower = lower + (inner[e - 1] * (lower[e - 1] + x[e - 1]),)
+        higher = (inner[E - 1 - e] * (higher[0] + x[E - e]),) + higher
+    return lower, higher
+
+
+@triton.jit
 def strict_sums(x, decays, W: tl.constexpr, E: tl.constexpr):
     """Sums over j of lower and of higher ranks of K[i, j] x_j, without the diagonal."""
     inner, up, down, up_lanes, down_lanes, up_warps, down_warps = decays
-    lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (W, 32))
-    first, last = x[0], x[E - 1]
-    lower, higher = (tl.zeros_like(first),), (tl.zeros_like(last),)
-    for e in tl.static_range(1, E):
-        lower = lower + (inner[e - 1] * first,)
-        first = lower[e] + x[e]
-        higher = (inner[E - 1 - e] * last,) + higher
-        last = higher[0] + x[E - 1 - e]
-    from_below = _carry(first, up_lanes, up_warps, lane, 1, W)
-    from_above = _carry(last, down_lanes, down_warps, lane, -1, W)
+    lower, higher = _within_lanes(x, inner, E)
+    below = _carry(lower[E - 1] + x[E - 1], up_lanes, up_warps, _lanes(W), 1, W)
+    above = _carry(higher[0] + x[0], down_lanes, down_warps, _lanes(W), -1, W)
     lower_sums, higher_sums = (), ()
     for e in tl.static_range(E):
-        lower_sums = lower_sums + (lower[e] + up[e] * from_below,)
-        higher_sums = higher_sums + (higher[e] + down[e] * from_above,)
+        lower_sums = lower_sums + (lower[e] + up[e] * below,)
+        higher_sums = higher_sums + (higher[e] + down[e] * above,)
     return lower_sums, higher_sums
+
+
+@triton.jit
+def _products(a, b):
+    found = ()
+    for j in tl.static_range(len(a)):
+        found = found + (a[j] * b[j],)
+    return found
+
+
+@triton.jit
+def moments(gaps, decays):
+    """gap exp(-gap), of all of `gaps`: what a first moment picks up on the way."""
+    found = ()
+    for j in tl.static_range(7):
+        found = found + (_products(gaps[j], decays[j]),)
+    return found
+
+
+@triton.jit
+def _carry_moment(
+    total, moment, lanes, lanes1, warps, warps1, lane, STEP: tl.constexpr, W: tl.constexpr
+):  # fmt: skip
+    """`_carry` of totals and of their first moments."""
+    for j in tl.static_range(5):
+        before = _shifted(total, STEP << j, lane)
+        moment += lanes[j] * _shifted(moment, STEP << j, lane) + lanes1[j] * before
+        total += lanes[j] * before
+    arrived, arrived1 = _shifted(total, STEP, lane), _shifted(moment, STEP, lane)
+    if W > 1:
+        END: tl.constexpr = 31 if STEP == 1 else 0
+        START: tl.constexpr = 31 - END
+        of_warp, of_warp1 = _across(_of_lane(total, END, lane), W), _across(_of_lane(moment, END, lane), W)
+        of_warps = tl.sum(warps[0] * of_warp, 1, keep_dims=True)
+        of_warps1 = tl.sum(warps[0] * of_warp1 + warps1[0] * of_warp, 1, keep_dims=True)
+        arrived = tl.where(lane == START, 0.0, arrived) + warps[1] * of_warps
+        arrived1 = tl.where(lane == START, 0.0, arrived1) + warps[1] * of_warps1 + warps1[1] * of_warps
+    return arrived, arrived1
+
+
+@triton.jit
+def moment_sums(x, decays, moments, W: tl.constexpr, E: tl.constexpr):
+    """`strict_sums`, and the same with first moments: sums over j of K[i, j] (|t_i - t_j| / tau) x_j."""
+    inner, up, down, up_lanes, down_lanes, up_warps, down_warps = decays
+    inner1, up1, down1, up_lanes1, down_lanes1, up_warps1, down_warps1 = moments
+    lower, higher = _within_lanes(x, inner, E)
+    low1, high1 = (tl.zeros_like(x[0]),), (tl.zeros_like(x[0]),)
+    for e in tl.static_range(1, E):
+        low1 = low1 + (inner[e - 1] * low1[e - 1] + inner1[e - 1] * (lower[e - 1] + x[e - 1]),)
+        high1 = (inner[E - 1 - e] * high1[0] + inner1[E - 1 - e] * (higher[E - e] + x[E - e]),) + high1
+    below, below1 = _carry_moment(
+        lower[E - 1] + x[E - 1], low1[E - 1], up_lanes, up_lanes1, up_warps, up_warps1, _lanes(W), 1, W
+    )  # fmt: skip
+    above, above1 = _carry_moment(
+        higher[0] + x[0], high1[0], down_lanes, down_lanes1, down_warps, down_warps1, _lanes(W), -1, W
+    )  # fmt: skip
+    lower_sums, higher_sums, lower1, higher1 = (), (), (), ()
+    for e in tl.static_range(E):
+        lower_sums = lower_sums + (lower[e] + up[e] * below,)
+        higher_sums = higher_sums + (higher[e] + down[e] * above,)
+        lower1 = lower1 + (low1[e] + up[e] * below1 + up1[e] * below,)
+        higher1 = higher1 + (high1[e] + down[e] * above1 + down1[e] * above,)
+    return lower_sums, higher_sums, lower1, higher1

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.gather import node, real_nodes, weight_of
+from lps_kernels.triton.laplace import groups_of
 from lps_kernels.triton.launch import OPTIONS, compute, on, power_of_two, programs
 
 _TILE = 4096  # numbers a program scans at once, 16 a thread in eight warps
@@ -41,20 +42,8 @@ def row_decays(t, row, nodes, n, tau_inverse, DTYPE: tl.constexpr, N: tl.constex
     down = tl.exp((after - here) * first + (after - here) * rest)
     up, down = tl.where((i > 0) & (i < nodes), up, 0.0), tl.where(i + 1 < nodes, down, 0.0)
     tied = (here == before) & (i > 0) & (i < nodes)
-    start = tl.associative_scan(tl.where(tied, 0, i), 0, _larger)
-    stop = tl.associative_scan(tl.where((here == after) & (i + 1 < nodes), N - 1, i), 0, _smaller, reverse=True)
-    any_tied = tl.max(tied.to(tl.int32), 0) > 0
+    start, stop, any_tied = groups_of(tied, (here == after) & (i + 1 < nodes), N)
     return up[None, :, None], down[None, :, None], start[None, :, None], stop[None, :, None], any_tied
-
-
-@triton.jit
-def _larger(a, b):
-    return tl.maximum(a, b)
-
-
-@triton.jit
-def _smaller(a, b):
-    return tl.minimum(a, b)
 
 
 @triton.jit
@@ -175,7 +164,9 @@ def soft_product_kernel(
     here = real_nodes(num_nodes, graph, i, n, i < n)
     up, down, _start, _stop, _tied = row_decays(t, at, tl.sum(here.to(tl.int32), 0), n, tau_inverse, DTYPE, N)
     o, q = _block_of(item, inner, L, C)
-    xs = load_tile(x, perm, num_nodes, at if EACH else graph, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N)
+    xs = load_tile(
+        x, perm, num_nodes, at if EACH else graph, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N
+    )
     xs *= tl.load(before + at * n + i, mask=here, other=0.0)[None, :, None]
     lower, higher = lower_and_higher(xs, up, down)
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)

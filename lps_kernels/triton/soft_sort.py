@@ -13,7 +13,16 @@ from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descen
 
 # By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
-_LANES_DOUBLE = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (2, 4), 512: (4, 4), 1024: (8, 4), 2048: (16, 4), 4096: (32, 4)}
+_LANES_DOUBLE = {
+    32: (1, 1),
+    64: (1, 2),
+    128: (1, 4),
+    256: (2, 4),
+    512: (4, 4),
+    1024: (8, 4),
+    2048: (16, 4),
+    4096: (32, 4),
+}
 # Iterates that the backward kernel keeps, in bytes: within an H100's L2 of 50 MB, and enough rows to fill the device.
 _SCRATCH = 32 << 20
 
@@ -232,7 +241,7 @@ def check(scores: Tensor, num_nodes: Tensor | None, seed: Tensor | None = None) 
         )
 
 
-def _sizes(n: int, dtype: torch.dtype) -> dict:
+def row_sizes(n: int, dtype: torch.dtype) -> dict:
     block = power_of_two(n, 32)
     warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]
     return {"W": warps, "E": elements, "num_warps": warps, **OPTIONS}
@@ -251,7 +260,7 @@ def soft_sort(
         with on(scores):
             soft_sort_kernel[programs(b * k, "soft_sort")](
                 scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, k, n,
-                1.0 / tau, n_iter, normalize, inside, **_sizes(n, dtype),
+                1.0 / tau, n_iter, normalize, inside, **row_sizes(n, dtype),
             )  # fmt: skip
     return perm, t, row, col
 
@@ -282,7 +291,7 @@ def soft_sort_backward(
     perm, t, row, col = dense(saved_perm), dense(saved_t), dense(saved_row), dense(saved_col)
     b, k, n = scores.shape
     dtype, inside = compute(scores.dtype)
-    grad, sizes = torch.empty_like(scores), _sizes(n, dtype)
+    grad, sizes = torch.empty_like(scores), row_sizes(n, dtype)
     if not soft or n_iter == 0:
         grad_row = grad_col = None
     if not scores.numel():

@@ -1,0 +1,199 @@
+"""permutation_entropy: the entropies of the rows and columns of the relaxed permutation matrices, and their gradient."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, groups_of, moment_sums, moments, strict_sums, to_lanes
+from lps_kernels.triton.launch import compute, dense, nothing, on, programs
+from lps_kernels.triton.soft_sort import row_sizes
+from lps_kernels.triton.sort import MAX_NODES, count_nodes
+
+
+@triton.jit
+def _log1p(x):
+    """Of x >= 0, to rounding: log(1 + x) errs by the rounding of 1 + x, which the ratio repeats."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def ties(t, nodes, BLOCK: tl.constexpr):
+    """Where the group of equal scores begins and ends for each of t (BLOCK,), and whether there is one."""
+    i = tl.arange(0, BLOCK)
+    tied = (t == tl.gather(t, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
+    next_tied = (t == tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) & (i + 1 < nodes)
+    return groups_of(tied, next_tied, BLOCK)
+
+
+@triton.jit
+def difference(lower, higher, groups, W: tl.constexpr, E: tl.constexpr):
+    """lower - higher, where a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there."""
+    start, stop, tied = groups
+    if tied:
+        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
+        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
+    found = ()
+    for e in tl.static_range(E):
+        found = found + (lower[e] - higher[e],)
+    return found
+
+
+@triton.jit
+def scaled(weights, mine, nodes, BLOCK: tl.constexpr):
+    """Weights (BLOCK,) scaled to mean one, which changes no entropy and keeps log w small where q is nearly uniform,
+    then one where they are no weights; and the scale, zero for a row of zeros, whose scores were not finite."""
+    total = tl.sum(tl.where(mine, weights, 0.0), 0)
+    scale = tl.where(total > 0, nodes / tl.where(total > 0, total, 1.0), 0.0)
+    w = weights * scale
+    return tl.where(mine & (w > 0), w, 1.0), scale
+
+
+@triton.jit
+def entropy_sum(weights, mine, nodes, decay, moment, W: tl.constexpr, E: tl.constexpr):
+    """The sum over real nodes i of the entropy of q_j = K[i, j] w_j / (K w)_i."""
+    BLOCK: tl.constexpr = W * 32 * E
+    flat, scale = scaled(weights, mine, nodes, BLOCK)
+    w, w_log = to_lanes(flat, W, E), to_lanes(flat * tl.log(flat), W, E)
+    lower, higher, lower1, higher1 = moment_sums(w, decay, moment, W, E)
+    lower_log, higher_log = strict_sums(w_log, decay, W, E)
+    entropies = ()
+    for e in tl.static_range(E):
+        rest = lower[e] + higher[e]
+        # H - log(y / w) with y = K w, written so that nothing cancels where q is nearly uniform.
+        numerator = (lower1[e] + higher1[e]) + tl.log(w[e]) * rest - (lower_log[e] + higher_log[e])
+        entropies = entropies + (_log1p(rest / w[e]) + numerator / (w[e] + rest),)
+    return tl.sum(tl.where(mine & (scale > 0), from_lanes(entropies, W, E), 0.0), 0)
+
+
+@triton.jit
+def share(num_nodes, graph, k, n, DTYPE: tl.constexpr):
+    """1 / (k num_nodes): what the sum of a row's entropies counts; and the number of nodes."""
+    nodes = count_nodes(num_nodes, graph, n)
+    return nodes, 1.0 / (tl.maximum(nodes, 1).to(DTYPE) * tl.full((), k, tl.int32).to(DTYPE))
+
+
+@triton.jit(do_not_specialize=["k"])
+def permutation_entropy_kernel(
+    t, row, col, num_nodes, out, k, n, tau_inverse: tl.float64, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, W * 32 * E)
+    nodes, of_row = share(num_nodes, at // k, k, n, DTYPE)
+    mine = i < nodes
+    distances = gaps(to_lanes(tl.load(t + at * n + i, mask=mine, other=0.0), W, E), nodes, tau_inverse, DTYPE, W, E)
+    decay = decays(distances)
+    moment = moments(distances, decay)
+    total = entropy_sum(tl.load(row + at * n + i, mask=mine, other=0.0), mine, nodes, decay, moment, W, E)
+    total += entropy_sum(tl.load(col + at * n + i, mask=mine, other=0.0), mine, nodes, decay, moment, W, E)
+    tl.store(out + at, total * of_row)
+
+
+@triton.jit
+def entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W: tl.constexpr, E: tl.constexpr):
+    """Of `entropy_sum` times upstream: the gradient of weights (BLOCK,), and sig less that of t / tau.
+
+    dL/dlog w = -w (h v + log w (K h) - K1 h + K b),  h = upstream / y, b = h u, u = v - log w, all without diagonal
+    dL/d(t / tau) = -h (D(w log w) - D1(w) + u D(w)) - w (log w D(h) - D1(h) + D(b))
+    """
+    BLOCK: tl.constexpr = W * 32 * E
+    flat, scale = scaled(weights, mine, nodes, BLOCK)
+    alive = to_lanes(tl.where(mine & (scale > 0), upstream, 0.0), W, E)
+    w, log_w, w_log = to_lanes(flat, W, E), to_lanes(tl.log(flat), W, E), to_lanes(flat * tl.log(flat), W, E)
+    lower, higher, lower1, higher1 = moment_sums(w, decay, moment, W, E)
+    lower_log, higher_log = strict_sums(w_log, decay, W, E)
+    slope, slope_log = difference(lower, higher, groups, W, E), difference(lower_log, higher_log, groups, W, E)
+    h, b, v, slopes = (), (), (), ()
+    for e in tl.static_range(E):
+        rest = lower[e] + higher[e]
+        numerator = (lower1[e] + higher1[e]) + log_w[e] * rest - (lower_log[e] + higher_log[e])
+        y = w[e] + rest
+        h, v = h + (alive[e] / y,), v + (numerator / y,)
+        u = v[e] - log_w[e]
+        b = b + (h[e] * u,)
+        slopes = slopes + (sig[e] - h[e] * (slope_log[e] - (lower1[e] - higher1[e]) + u * slope[e]),)
+    lower, higher, lower1, higher1 = moment_sums(h, decay, moment, W, E)
+    lower_b, higher_b = strict_sums(b, decay, W, E)
+    slope, slope_b = difference(lower, higher, groups, W, E), difference(lower_b, higher_b, groups, W, E)
+    gradient, sig = (), ()
+    for e in tl.static_range(E):
+        of_h = log_w[e] * (lower[e] + higher[e]) - (lower1[e] + higher1[e])
+        gradient = gradient + (h[e] * v[e] + of_h + (lower_b[e] + higher_b[e]),)
+        sig = sig + (slopes[e] - w[e] * (log_w[e] * slope[e] - (lower1[e] - higher1[e]) + slope_b[e]),)
+    return tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0), sig
+
+
+@triton.jit(do_not_specialize=["k"])
+def permutation_entropy_backward_kernel(
+    grad, t, row, col, num_nodes, grad_t, grad_row, grad_col, k, n, tau_inverse: tl.float64,
+    DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    BLOCK: tl.constexpr = W * 32 * E
+    at = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    nodes, of_row = share(num_nodes, at // k, k, n, DTYPE)
+    mine, upstream = i < nodes, of_row * tl.load(grad + at // k)
+    sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
+    distances = gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E)
+    decay = decays(distances)
+    moment, groups = moments(distances, decay), ties(sorted_t, nodes, BLOCK)
+    sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
+    weights = tl.load(row + at * n + i, mask=mine, other=0.0)
+    gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W, E)
+    tl.store(grad_row + at * n + i, gradient, mask=i < n)
+    weights = tl.load(col + at * n + i, mask=mine, other=0.0)
+    gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W, E)
+    tl.store(grad_col + at * n + i, gradient, mask=i < n)
+    unit = tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
+    tl.store(grad_t + at * n + i, from_lanes(sig, W, E) * unit, mask=i < n)
+
+
+def _check(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None) -> None:
+    if (
+        t.dim() != 3
+        or any(p.shape != t.shape or p.dtype != t.dtype for p in (row, col))
+        or t.dtype != compute(t.dtype)[0]
+    ):
+        raise ValueError("permutation_entropy: expected t, row and col (b, k, n), all float32 or all float64")
+    if num_nodes is not None and num_nodes.shape != t.shape[:1]:
+        raise ValueError("permutation_entropy: expected num_nodes (b,)")
+    if t.shape[2] > MAX_NODES:
+        raise ValueError(
+            f"backend 'triton': permutation_entropy takes rows of at most {MAX_NODES} nodes, got n = {t.shape[2]}; "
+            "backend='reference' has no such limit"
+        )
+
+
+def permutation_entropy(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None, tau: float) -> Tensor:
+    _check(t, row, col, num_nodes)
+    t, row, col, num_nodes = map(dense, (t, row, col, num_nodes))
+    b, k, n = t.shape
+    if not t.numel():
+        return t.new_zeros(b)
+    of_rows = t.new_empty(b, k)
+    with on(t):
+        permutation_entropy_kernel[programs(b * k, "permutation_entropy")](
+            t, row, col, num_nodes, of_rows, k, n, 1.0 / tau, compute(t.dtype)[1], **row_sizes(n, t.dtype)
+        )
+    return of_rows.sum(1)  # a launch of its own: samples are programs, which must not add to one number by atomics
+
+
+def permutation_entropy_backward(
+    grad_entropy: Tensor, t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None, tau: float, needs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(t, row, col, num_nodes)
+    t, row, col, num_nodes, grad_entropy = map(dense, (t, row, col, num_nodes, grad_entropy))
+    b, k, n = t.shape
+    if grad_entropy.shape != (b,):
+        raise ValueError("permutation_entropy_backward: expected a gradient (b,)")
+    grads = tuple(torch.empty_like(p) for p in (t, row, col))
+    if t.numel():
+        with on(t):
+            permutation_entropy_backward_kernel[programs(b * k, "permutation_entropy_backward")](
+                grad_entropy, t, row, col, num_nodes, *grads, k, n, 1.0 / tau, compute(t.dtype)[1],
+                **row_sizes(n, t.dtype),
+            )  # fmt: skip
+    return tuple(g if needs >> i & 1 else nothing(t) for i, g in enumerate(grads))
