@@ -110,9 +110,9 @@ def gap(low, high, real, tau_inverse, DTYPE: tl.constexpr):
 
 @triton.jit
 def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
-    """What the scans of a row need: gaps between neighbours in a lane, from and to the lanes beside it, between lanes at
-    distances 1 to 16, from and to the warps beside it, and between warps. t: E tensors (W, 32), nodes: how many are
-    real.
+    """What the scans of a row need: gaps between neighbours in a lane, from and to the lanes beside it, between lanes
+    at distances 1 to 16, from and to the warps beside it, and between warps. t: E tensors (W, 32), nodes: how many
+    are real.
     """
     lane, warp = _lanes(W), tl.arange(0, W)[:, None]
     at = (warp * 32 + lane) * E
@@ -261,3 +261,25 @@ def moment_sums(x, decays, moments, W: tl.constexpr, E: tl.constexpr):
         lower1 = lower1 + (low1[e] + up[e] * below1 + up1[e] * below,)
         higher1 = higher1 + (high1[e] + down[e] * above1 + down1[e] * above,)
     return lower_sums, higher_sums, lower1, higher1
+
+
+@triton.jit
+def ties(t, nodes, BLOCK: tl.constexpr):
+    """Where the group of equal scores begins and ends for each of t (BLOCK,), and whether there is one."""
+    i = tl.arange(0, BLOCK)
+    tied = (t == tl.gather(t, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
+    next_tied = (t == tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) & (i + 1 < nodes)
+    return groups_of(tied, next_tied, BLOCK)
+
+
+@triton.jit
+def difference(lower, higher, groups, W: tl.constexpr, E: tl.constexpr):
+    """lower - higher, where a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there."""
+    start, stop, tied = groups
+    if tied:
+        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
+        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
+    found = ()
+    for e in tl.static_range(E):
+        found = found + (lower[e] - higher[e],)
+    return found

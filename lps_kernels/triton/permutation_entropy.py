@@ -1,4 +1,4 @@
-"""permutation_entropy: the entropies of the rows and columns of the relaxed permutation matrices, and their gradient."""
+"""permutation_entropy: the entropies of rows and columns of the relaxed permutation matrices, and their gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import decays, from_lanes, gaps, groups_of, moment_sums, moments, strict_sums, to_lanes
+from lps_kernels.triton.laplace import (
+    decays,
+    difference,
+    from_lanes,
+    gaps,
+    moment_sums,
+    moments,
+    strict_sums,
+    ties,
+    to_lanes,
+)
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.soft_sort import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
@@ -18,28 +28,6 @@ def _log1p(x):
     """Of x >= 0, to rounding: log(1 + x) errs by the rounding of 1 + x, which the ratio repeats."""
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
-
-
-@triton.jit
-def ties(t, nodes, BLOCK: tl.constexpr):
-    """Where the group of equal scores begins and ends for each of t (BLOCK,), and whether there is one."""
-    i = tl.arange(0, BLOCK)
-    tied = (t == tl.gather(t, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
-    next_tied = (t == tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) & (i + 1 < nodes)
-    return groups_of(tied, next_tied, BLOCK)
-
-
-@triton.jit
-def difference(lower, higher, groups, W: tl.constexpr, E: tl.constexpr):
-    """lower - higher, where a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there."""
-    start, stop, tied = groups
-    if tied:
-        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
-        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
-    found = ()
-    for e in tl.static_range(E):
-        found = found + (lower[e] - higher[e],)
-    return found
 
 
 @triton.jit

@@ -33,8 +33,7 @@ def permute(
 ) -> Tensor:
     x, perm, num_nodes = dense(x), dense(perm), dense(num_nodes)
     check("permute", x, perm, num_nodes, order, False)
-    b, k, n = perm.shape
-    y = x.new_empty(b, k, *x.shape[1:])
+    y = x.new_empty(*perm.shape[:2], *x.shape[1:])
     if hard:
         return gather(x, perm, num_nodes, y, order)
     check_soft("permute", x, perm, t, row, col)

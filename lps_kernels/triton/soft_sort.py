@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, to_lanes
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, ties, to_lanes
 from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
 
@@ -77,59 +77,51 @@ def multiply(a, b, E: tl.constexpr):
 
 
 @triton.jit
-def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
-    """1 / (K x), and D x: the sum over lower minus that over higher ranks."""
-    lower, higher = strict_sums(x, decay, W, E)
-    y, difference = (), ()
+def half_step(x, lower, higher, E: tl.constexpr):
+    """1 / (K x) from the strict sums of x."""
+    y = ()
     for e in tl.static_range(E):
         y = y + (1.0 / (lower[e] + (higher[e] + x[e])),)
-        difference = difference + (lower[e] - higher[e],)
-    return y, difference
+    return y
 
 
 @triton.jit
-def half_step_backward(x, difference, a, sig, ties, decay, W: tl.constexpr, E: tl.constexpr):
-    """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q; sig -= q D x + x D q.
+def iteration(y, decay, W: tl.constexpr, E: tl.constexpr):
+    """Both half steps of an iteration."""
+    lower, higher = strict_sums(y, decay, W, E)
+    x = half_step(y, lower, higher, E)
+    lower, higher = strict_sums(x, decay, W, E)
+    return x, half_step(x, lower, higher, E)
 
-    x and difference here belong to x, a holds q. ties gathers q x, from which `between_ties` corrects sig.
-    """
-    lower, higher = strict_sums(a, decay, W, E)
-    before, slope, together = (), (), ()
+
+@triton.jit
+def slopes(lower, higher, groups, tied, W: tl.constexpr, E: tl.constexpr):
+    """`difference`; groups, in memory rather than registers, holds where groups of equal scores begin and end."""
+    BLOCK: tl.constexpr = W * 32 * E
+    if tied:
+        start = tl.load(groups + tl.arange(0, BLOCK)).to(tl.int32)
+        stop = tl.load(groups + BLOCK + tl.arange(0, BLOCK)).to(tl.int32)
+        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
+        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
+    found = ()
     for e in tl.static_range(E):
-        before = before + (-x[e] * (lower[e] + (higher[e] + a[e])),)
-        slope = slope + (sig[e] - (a[e] * difference[e] + x[e] * (lower[e] - higher[e])),)
-        together = together + (ties[e] + a[e] * x[e],)
-    return before, slope, together
+        found = found + (lower[e] - higher[e],)
+    return found
 
 
 @triton.jit
-def _add_flagged(total, start, value, starts):
-    return tl.where(starts, value, total + value), start | starts
+def half_step_backward(x, q, of_x, sig, groups, tied, decay, W: tl.constexpr, E: tl.constexpr):
+    """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q, and sig -= q D x + x D q."""
+    lower, higher = strict_sums(q, decay, W, E)
+    of_q = slopes(lower, higher, groups, tied, W, E)
+    before, slope = (), ()
+    for e in tl.static_range(E):
+        before = before + (-x[e] * (lower[e] + (higher[e] + q[e])),)
+        slope = slope + (sig[e] - (q[e] * of_x[e] + x[e] * of_q[e]),)
+    return before, slope
 
 
-@triton.jit
-def between_ties(sig, together, t, nodes, BLOCK: tl.constexpr):
-    """sig without what equal scores gave one another: |t_i - t_j| has slope zero there. Each (BLOCK,).
-
-    The iterates are equal within a group of ties [a, b], so that one sum over all steps, Q = `together`, is enough:
-    sig_r += ((r - a) - (b - r)) Q_r + sum of Q over a..r-1 - sum of Q over r+1..b.
-    """
-    i = tl.arange(0, BLOCK)
-    starts = (t != tl.gather(t, tl.maximum(i - 1, 0), 0)) | (i == 0) | (i >= nodes)
-    if tl.min(starts.to(tl.int32), 0) == 0:
-        ends = (t != tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) | (i == BLOCK - 1) | (i >= nodes - 1)
-        below, _ = tl.associative_scan((together, starts), 0, _add_flagged)
-        above, _ = tl.associative_scan((together, ends), 0, _add_flagged, reverse=True)
-        ones = tl.full((BLOCK,), 1.0, sig.dtype)
-        rank, _ = tl.associative_scan((ones, starts), 0, _add_flagged)
-        back, _ = tl.associative_scan((ones, ends), 0, _add_flagged, reverse=True)
-        sig += (rank - back) * together + (below - above)
-        if tl.sum(starts.to(tl.int32), 0) == BLOCK - nodes + 1:  # all are equal: exactly zero, as scores start at times
-            sig = tl.zeros((BLOCK,), sig.dtype)
-    return sig
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["k", "n_iter"])
 def soft_sort_kernel(
     scores, seed, num_nodes, perm, t, row, col, k, n, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr,
     DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
@@ -152,8 +144,7 @@ def soft_sort_kernel(
         y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
         x = y
         for _ in range(n_iter):
-            x, _difference = half_step(y, decay, W, E)
-            y, _difference = half_step(x, decay, W, E)
+            x, y = iteration(y, decay, W, E)
         kept = (i < nodes) & (bad == 0)
         tl.store(row + at * n + i, tl.where(kept, from_lanes(x, W, E), 0.0), mask=i < n)
         tl.store(col + at * n + i, tl.where(kept, from_lanes(y, W, E), 0.0), mask=i < n)
@@ -164,7 +155,9 @@ def sinkhorn_backward(
     t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE: tl.constexpr,
     W: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of t (BLOCK,) in units of tau. kept (n_iter, BLOCK): room for the iterate before each iteration."""
+    """The gradient of t (BLOCK,) in units of tau. kept: room for n_iter + 2 rows (BLOCK,), the iterate before each
+    iteration and where groups of equal scores begin and end.
+    """
     BLOCK: tl.constexpr = W * 32 * E
     i = tl.arange(0, BLOCK)
     lane = tl.arange(0, W)[:, None] * 32 + tl.arange(0, 32)[None, :]
@@ -176,30 +169,35 @@ def sinkhorn_backward(
         kap = tl.load(grad_col + at * n + i, mask=mine, other=0.0) * tl.load(col + at * n + i, mask=mine, other=0.0)
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
+    start, stop, tied = ties(sorted_t, nodes, BLOCK)
+    groups = kept + n_iter * BLOCK
+    tl.store(groups + i, start.to(DTYPE))
+    tl.store(groups + BLOCK + i, stop.to(DTYPE))
     y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
     for m in range(n_iter):
         for e in tl.static_range(E):
             tl.store(kept + m * BLOCK + e * (W * 32) + lane, y[e])
-        x, _difference = half_step(y, decay, W, E)
-        y, _difference = half_step(x, decay, W, E)
+        _x, y = iteration(y, decay, W, E)
+    tl.debug_barrier()
     a, extra = to_lanes(kap, W, E), to_lanes(rho, W, E)
     sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
-    together = sig
     for back in range(n_iter):
         before = ()
         for e in tl.static_range(E):
             before = before + (tl.load(kept + (n_iter - 1 - back) * BLOCK + e * (W * 32) + lane),)
-        x, of_before = half_step(before, decay, W, E)
-        y, of_x = half_step(x, decay, W, E)
-        a, sig, together = half_step_backward(x, of_x, multiply(y, a, E), sig, together, decay, W, E)
-        a, sig, together = half_step_backward(
-            before, of_before, multiply(x, add(a, extra, E), E), sig, together, decay, W, E
-        )
+        lower, higher = strict_sums(before, decay, W, E)
+        x, of_before = half_step(before, lower, higher, E), slopes(lower, higher, groups, tied, W, E)
+        lower, higher = strict_sums(x, decay, W, E)
+        y, of_x = half_step(x, lower, higher, E), slopes(lower, higher, groups, tied, W, E)
+        a, sig = half_step_backward(x, multiply(y, a, E), of_x, sig, groups, tied, decay, W, E)
+        q = multiply(x, add(a, extra, E), E)
+        a, sig = half_step_backward(before, q, of_before, sig, groups, tied, decay, W, E)
         extra = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
-    return between_ties(from_lanes(sig, W, E), from_lanes(together, W, E), sorted_t, nodes, BLOCK)
+    tl.debug_barrier()  # the next row of this program writes where this one has read
+    return from_lanes(sig, W, E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "k", "n_iter"])
 def soft_sort_backward_kernel(
     grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, rows, k, n,
     tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
@@ -211,7 +209,7 @@ def soft_sort_backward_kernel(
         mine = i < nodes
         g = tl.zeros((BLOCK,), DTYPE)
         if scratch is not None:
-            kept = scratch + tl.program_id(0).to(tl.int64) * n_iter * BLOCK
+            kept = scratch + tl.program_id(0).to(tl.int64) * (n_iter + 2) * BLOCK
             g = sinkhorn_backward(
                 t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE, W, E
             ) * tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
@@ -299,8 +297,8 @@ def soft_sort_backward(
     block = sizes["W"] * 32 * sizes["E"]
     count, scratch = b * k, None
     if grad_row is not None or grad_col is not None:
-        count = min(count, max(_SCRATCH // (n_iter * block * t.element_size()), 132))
-        scratch = t.new_empty(count, n_iter, block)
+        count = min(count, max(_SCRATCH // ((n_iter + 2) * block * t.element_size()), 132))
+        scratch = t.new_empty(count, n_iter + 2, block)
     with on(scores):
         soft_sort_backward_kernel[programs(count, "soft_sort_backward")](
             grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, b * k, k, n,
