@@ -1,16 +1,22 @@
 """The only glue: a class that makes an operator, with backends and gradients, out of a PyTorch function.
 
 An op is defined by its reference, a plain PyTorch function in `ops/<name>.py`. A kernel of the same name, registered
-by C++ under a dispatch key, replaces it where one is there; `<name>_backward` does the same for its gradient. An op
-without kernels works at once, with gradients, vmap and torch.compile, as the PyTorch function that it is.
+by C++ under a dispatch key or launched by `triton/<name>.py`, replaces it where one is there; `<name>_backward` does the
+same for its gradient. An op without kernels works at once, with gradients, vmap and torch.compile, as the PyTorch
+function that it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import importlib
+import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,8 +26,16 @@ from torch.autograd import forward_ad
 NAMESPACE = "lps_kernels"
 _library = torch.library.Library(NAMESPACE, "DEF")
 
-# A backend: the device type it serves and the dispatch key under which its kernels are registered.
-BACKENDS = {"cpu": ("cpu", "CPU"), "cuda": ("cuda", "CUDA")}
+# Triton's kernels are operators of their own, with the schemas of the others: opaque to torch.compile like them.
+_triton_library = torch.library.Library(f"{NAMESPACE}_triton", "DEF")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton then runs its kernels on the CPU, in Python
+
+# A backend: the device type it serves and the dispatch key under which its kernels are registered. Of two that serve
+# one device the first is chosen.
+BACKENDS = {"cpu": ("cpu", "CPU"), "cuda": ("cuda", "CUDA"), "triton": ("cuda", "CUDA")}
+if INTERPRETS:
+    BACKENDS["triton"] = ("cpu", "CPU")
 OPS: dict[str, Op] = {}
 
 _named_backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("lps_kernels_backend", default=None)
@@ -30,7 +44,7 @@ _traced_backend: str | None = None  # the same for torch.compile, which can't re
 
 @contextlib.contextmanager
 def backend(name: str | None) -> Iterator[None]:
-    """Use one backend, and no other, for every op called inside: "cpu", "cuda" or "reference".
+    """Use one backend, and no other, for every op called inside: "cpu", "cuda", "triton" or "reference".
 
     A backend that can't run an op raises where the op is called. None restores the automatic choice.
 
@@ -91,30 +105,45 @@ class Op:
         _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.kernel = getattr(getattr(torch.ops, NAMESPACE), name).default
         runs = torch._C._dispatch_has_kernel_for_dispatch_key
-        self._runs = {name for name, (_, key) in BACKENDS.items() if runs(f"{NAMESPACE}::{self.name}", key)}
-        self._automatic = {BACKENDS[name][0]: name for name in self._runs}
+        # What runs each backend's kernel.
+        self.kernels = {
+            backend: self.kernel
+            for backend, (_, key) in BACKENDS.items()
+            if backend != "triton" and runs(f"{NAMESPACE}::{name}", key)
+        }
+        stem = name.removesuffix("_backward")
+        if _HAS_TRITON and (Path(__file__).parent / "triton" / f"{stem}.py").exists():
+            _triton_library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+            _triton_library.impl(name, _launcher(stem, name), BACKENDS["triton"][1])
+            self.kernels["triton"] = getattr(getattr(torch.ops, f"{NAMESPACE}_triton"), name).default
+        fast = [backend for backend in reversed(self.kernels) if backend != "triton" or not INTERPRETS]
+        self._automatic = {BACKENDS[backend][0]: backend for backend in fast}
         arguments = self.kernel._schema.arguments
         self._first = next(i for i, a in enumerate(arguments) if isinstance(a.type, torch.TensorType))
         OPS[name] = self
 
     def _register(self) -> None:
         _library.impl(self.name, _fresh(self.reference), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{NAMESPACE}::{self.name}", self._fake, lib=_library)
-        torch.library.register_vmap(f"{NAMESPACE}::{self.name}", self._vmap, lib=_library)
+        libraries = [(_library, self.kernel)]
+        if "triton" in self.kernels:
+            libraries.append((_triton_library, self.kernels["triton"]))
+        for library, kernel in libraries:
+            torch.library.register_fake(kernel.name(), self._fake, lib=library)
+            torch.library.register_vmap(kernel.name(), functools.partial(self._vmap, kernel), lib=library)
 
     def __repr__(self) -> str:
         return f"<lps_kernels op {self.kernel._schema}>"
 
     def has_kernel(self, name: str) -> bool:
         """Whether the named backend has a kernel for this op."""
-        return name in self._runs
+        return name in self.kernels
 
     def choose(self, device: str, name: str | None = None) -> str:
         """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
         name = name or (_traced_backend if torch.compiler.is_compiling() else _named_backend.get())
         if name is None:
             return self._automatic.get(device, "reference")
-        if name != "reference" and (name not in self._runs or BACKENDS[name][0] != device):
+        if name != "reference" and (name not in self.kernels or BACKENDS[name][0] != device):
             _check_name(name)
             if BACKENDS[name][0] != device:
                 raise RuntimeError(f"backend {name!r}: {self.name} got tensors on {device}")
@@ -127,7 +156,7 @@ class Op:
             return self.reference(*args)
         if self.differentiable and is_differentiated(*[args[i] for i in self.differentiable]):
             return _Differentiable.call(self.name, chosen, *args)
-        return self.kernel(*args)
+        return self.kernels[chosen](*args)
 
     def gradient(self, name: str, needs: tuple[bool, ...], grads: tuple, args: tuple, saved: tuple) -> tuple:
         """Gradients of the differentiable arguments; those that `needs` leaves out may be anything."""
@@ -138,12 +167,12 @@ class Op:
         gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
-    def _vmap(self, info, in_dims, *args):
+    def _vmap(self, kernel, info, in_dims, *args):
         """Fold the mapped axis into the batch axis that every tensor leads with; a seed has none, so then loop."""
         size = info.batch_size
         if "seed" in self.parameters:
             slices = [[a.select(d, i) if d is not None else a for a, d in zip(args, in_dims)] for i in range(size)]
-            outs = [self.kernel(*s) for s in slices]
+            outs = [kernel(*s) for s in slices]
             if isinstance(outs[0], Tensor):
                 return torch.stack(outs), 0
             return tuple(map(torch.stack, zip(*outs))), (0,) * len(outs[0])
@@ -153,7 +182,7 @@ class Op:
             else a
             for a, d in zip(args, in_dims)
         ]
-        out = self.kernel(*folded)
+        out = kernel(*folded)
         if isinstance(out, Tensor):
             return out.unflatten(0, (size, out.shape[0] // size)), 0
         return tuple(o.unflatten(0, (size, o.shape[0] // size)) for o in out), (0,) * len(out)
@@ -229,6 +258,15 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.is_floating_point() for t in tensors)
 
 
+def _launcher(stem: str, name: str) -> Callable:
+    """The launcher `name` of triton/<stem>.py, which is imported by the first call: Triton takes a second to import."""
+
+    def launch(*args):
+        return getattr(importlib.import_module(f"{__package__}.triton.{stem}"), name)(*args)
+
+    return launch
+
+
 def _fresh(reference: Callable) -> Callable:
     """A reference whose outputs are what an operator's must be, and what the fake says: contiguous and no view."""
 
@@ -273,7 +311,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(op_name, backend_name, *args):
-        return OPS[op_name].kernel(*args)
+        return OPS[op_name].kernels[backend_name](*args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -1,6 +1,6 @@
 """sample_permute: soft_sort, then permute of nodes and edges.
 
-Launches follow one another, one for the scores and one each for nodes and edges: a row is sorted by one program, and its
+Launches follow one another, one for scores and one each for nodes and edges: a row is sorted by one program, and its
 edges, n times as many, want to be read and written by many.
 """
 
