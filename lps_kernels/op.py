@@ -1,8 +1,8 @@
 """The only glue: a class that makes an operator, with backends and gradients, out of a PyTorch function.
 
 An op is defined by its reference, a plain PyTorch function in `ops/<name>.py`. A kernel of the same name, registered
-by C++ under a dispatch key or launched by `triton/<name>.py`, replaces it where one is there; `<name>_backward` does the
-same for its gradient. An op without kernels works at once, with gradients, vmap and torch.compile, as the PyTorch
+by C++ under a dispatch key or launched by `triton/<name>.py`, replaces it where one is there; `<name>_backward` does
+the same for its gradient. An op without kernels works at once, with gradients, vmap and torch.compile, as the PyTorch
 function that it is.
 """
 

@@ -115,8 +115,8 @@ def soft_gradient_kernel(
     tau_inverse: tl.float64, scale: tl.float64, GATHER: tl.constexpr, EACH: tl.constexpr, FIRST: tl.constexpr,
     SECOND: tl.constexpr, DTYPE: tl.constexpr, N: tl.constexpr, C0: tl.constexpr, L1: tl.constexpr, C1: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of t, row and col, a part of the channels each (rows, parts, n), from u, in order of nodes if GATHER and
-    with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on.
+    """Gradients of t, row and col, a part of the channels each (rows, parts, n), from u, in order of nodes if GATHER
+    and with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on.
     """
     at, part = (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
     i, graph = tl.arange(0, N), at // k
@@ -211,7 +211,8 @@ def soft_gradient(
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
-                gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **_tiles(n, c, t.dtype), num_warps=8, **OPTIONS,
+                gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **_tiles(n, c, t.dtype), num_warps=8,
+                **OPTIONS,
             )  # fmt: skip
     return tuple(g.sum(2) if parts > 1 else g.view(b, k, n) for g in grads)
 

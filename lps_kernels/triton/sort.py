@@ -22,7 +22,7 @@ def count_nodes(num_nodes, graph, n):
 
 @triton.jit
 def _descending_key(z, nodes, i):
-    """Integers that ascend as scores descend: NaN behind -inf, padding last. Equal scores, -0 and 0 too, have equal keys."""
+    """Integers that ascend as scores descend: NaN behind -inf, padding last; -0 and 0 are equal."""
     z = tl.where(z == 0, 0.0, z)
     if z.dtype == tl.float64:
         bits = z.to(tl.int64, bitcast=True)
@@ -39,8 +39,8 @@ def _descending_key(z, nodes, i):
 def sort_descending(z, nodes, seed, row, BLOCK: tl.constexpr):
     """Indices (BLOCK,) int32 that sort the first `nodes` of z by descending score, the rest in place, and the sorted z.
 
-    What is not finite comes back as any value. Ties are broken by a random word of each element. Few rows have any, so these are put in order by a second sort,
-    within groups of equal keys, and only where there are some.
+    What is not finite comes back as any value. Ties are broken by a random word of each element. Few rows have any, so
+    these are put in order by a second sort, within groups of equal keys, and only where there are some.
     """
     i = tl.arange(0, BLOCK)
     key = _descending_key(z, nodes, i)
