@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import platform
 import re
@@ -13,11 +14,15 @@ import torch
 
 import lps_kernels
 from lps_kernels import native
-from lps_kernels.op import BACKENDS, NAMESPACE, OPS, BackwardOp, Op
+from lps_kernels.op import BACKENDS, HAS_TRITON, INTERPRETS, NAMESPACE, OPS, BackwardOp, Op
 
-# Where a checkout keeps the kernels of a backend; the string of a registration names the op.
-SOURCES = {"cpu": "csrc/cpu/*.cpp", "cuda": "csrc/cuda/*.cu"}
-_REGISTRATION = re.compile(r'm\.impl\("(\w+)"')
+# Where a checkout keeps the kernels of a backend, and what names the op there: a registration or a launcher.
+_REGISTRATION, _LAUNCHER = re.compile(r'm\.impl\("(\w+)"'), re.compile(r"^def (\w+)\(", re.MULTILINE)
+SOURCES = {
+    "cpu": ("csrc/cpu/*.cpp", _REGISTRATION),
+    "cuda": ("csrc/cuda/*.cu", _REGISTRATION),
+    "triton": ("lps_kernels/triton/*.py", _LAUNCHER),
+}
 
 
 def forward_ops() -> list[Op]:
@@ -39,6 +44,7 @@ def versions() -> dict[str, str]:
         "lps_kernels": lps_kernels.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton") if HAS_TRITON else "not installed",
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
@@ -47,9 +53,11 @@ def unavailable(backend: str) -> str:
     """Why no op can run on this backend here; empty where ops can."""
     if backend == "cpu":
         return native.reason
+    if backend == "triton" and not HAS_TRITON:
+        return "triton is not installed: pip install triton"
     if not any(op.has_kernel(backend) for op in OPS.values()):
         return f"no {backend} kernels in this build"
-    if backend == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not (backend == "triton" and INTERPRETS):
         return "torch finds no CUDA device"
     return ""
 
@@ -76,10 +84,10 @@ def markdown(root: Path | None = None) -> str:
     """The same table as markdown, from the kernels that the sources in `root` hold, built here or not."""
     root = root or Path(__file__).parents[1]
     found = {}
-    for backend, pattern in SOURCES.items():
+    for backend, (pattern, names) in SOURCES.items():
         text = "".join(path.read_text() for path in sorted(root.glob(pattern)))
         if text:
-            found[backend] = set(_REGISTRATION.findall(text))
+            found[backend] = set(names.findall(text))
     heading = ["op", "what it does", *(f"{backend} {way}" for backend in found for way in ("forward", "backward"))]
     rows = [heading, ["---"] * len(heading)]
     for op in forward_ops():

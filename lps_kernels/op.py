@@ -28,7 +28,8 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 
 # Triton's kernels are operators of their own, with the schemas of the others: opaque to torch.compile like them.
 _triton_library = torch.library.Library(f"{NAMESPACE}_triton", "DEF")
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_spec = importlib.util.find_spec("triton")
+HAS_TRITON = _spec is not None and _spec.origin is not None  # a folder of that name is none
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton then runs its kernels on the CPU, in Python
 
 # A backend: the device type it serves and the dispatch key under which its kernels are registered. Of two that serve
@@ -112,7 +113,7 @@ class Op:
             if backend != "triton" and runs(f"{NAMESPACE}::{name}", key)
         }
         stem = name.removesuffix("_backward")
-        if _HAS_TRITON and (Path(__file__).parent / "triton" / f"{stem}.py").exists():
+        if HAS_TRITON and (Path(__file__).parent / "triton" / f"{stem}.py").exists():
             _triton_library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
             _triton_library.impl(name, _launcher(stem, name), BACKENDS["triton"][1])
             self.kernels["triton"] = getattr(getattr(torch.ops, f"{NAMESPACE}_triton"), name).default

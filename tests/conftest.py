@@ -28,6 +28,6 @@ def settings():
 
 
 def pytest_terminal_summary(terminalreporter):
-    missing = sorted({name for name in ("cuda",) if name not in testing.backends()})
+    missing = sorted({name for name in ("cuda", "triton") if name not in testing.backends()})
     if missing:
         terminalreporter.write_line(f"not tested, this machine has no such device: {', '.join(missing)}")

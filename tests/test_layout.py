@@ -33,7 +33,8 @@ def imported_at_load(tree):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_import_torch_and_the_standard_library(path):
     roots = {name.split(".")[0] for name in imported_at_load(ast.parse(path.read_text()))}
-    assert roots <= {"torch", "numpy", "lps_kernels", *sys.stdlib_module_names}
+    optional = {"triton"} if path.parent.name == "triton" else set()
+    assert roots <= {"torch", "numpy", "lps_kernels", *optional, *sys.stdlib_module_names}
 
 
 def test_import_loads_nothing_optional():
@@ -68,6 +69,18 @@ def test_kernels_are_files_named_like_ops():
     for path in (ROOT / "csrc" / "cpu").glob("*.cpp"):
         registered = re.findall(r'm\.impl\("(\w+)"', path.read_text())
         assert set(registered) <= {path.stem, f"{path.stem}_backward"} and path.stem in OPS, path.name
+
+
+def test_launchers_have_the_schemas_of_their_ops():
+    for path in (ROOT / "lps_kernels" / "triton").glob("*.py"):
+        found = {
+            f.name: [a.arg for a in f.args.args]
+            for f in ast.parse(path.read_text()).body
+            if isinstance(f, ast.FunctionDef)
+        }
+        if path.stem in OPS:
+            for op in (OPS[path.stem], OPS[path.stem].backward):
+                assert op is None or found[op.name] == op.parameters, path.name
 
 
 def test_core_knows_no_torch():

@@ -1,0 +1,153 @@
+"""Triton's launchers on a device: long rows, streams, graphs, devices, and how often they compile."""
+
+import pytest
+import torch
+
+import lps_kernels as lk
+from lps_kernels import testing
+from lps_kernels.op import OPS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytest.importorskip("triton")
+
+SORT = OPS["soft_sort"].kernels.get("triton")
+PERMUTE = OPS["permute"].kernels.get("triton")
+
+
+def scores_of(b, k, n, seed=0, **kwargs):
+    return torch.randn(b, k, n, generator=torch.Generator().manual_seed(seed)).to("cuda", **kwargs)
+
+
+def sort(scores, seed=5, n_iter=5, tau=0.01, num_nodes=None):
+    return SORT(scores, torch.tensor([seed], device=scores.device), num_nodes, tau, n_iter, True, True)
+
+
+# The largest block of each number of warps, and lengths just below.
+@pytest.mark.parametrize(("rows", "n"), [(64, 188), (8, 444), (2, 1000), (1, 2048), (1, 4000), (1, 4096)])
+def test_long_rows(rows, n):
+    case = testing.Case(b=1, k=rows, n=n, n_iter=3, tau=0.01, ragged=False)
+    op = OPS["soft_sort"]
+    args = testing.arguments(op, case, device="cuda")
+    testing.assert_matches(op, "triton", args)
+    testing.assert_gradients_match(op, "triton", args)
+
+
+@pytest.mark.parametrize(("name", "b", "n", "order"), [("permute", 2, 700, 1), ("inverse_permute_mean", 1, 150, 2)])
+def test_long_features(name, b, n, order):
+    op = OPS[name]
+    args = testing.arguments(op, testing.Case(b=b, k=2, n=n, c=5, order=order, tau=0.01), device="cuda")
+    testing.assert_matches(op, "triton", args)
+    testing.assert_gradients_match(op, "triton", args)
+
+
+def test_a_seed_gives_the_permutation_of_the_cpu():
+    scores = scores_of(3, 4, 90).mul(2).round().div(2)  # with many ties
+    for seed in (0, -1, 2**40 + 3):
+        want = OPS["soft_sort"].reference(scores.cpu(), torch.tensor([seed]), None, 0.1, 1, True, True)[0]
+        assert torch.equal(sort(scores, seed)[0].cpu(), want)
+        draw = OPS["random_permutation"]
+        want = draw.reference(torch.tensor([seed]), None, 3, 4, 90)
+        assert torch.equal(draw(torch.tensor([seed], device="cuda"), None, 3, 4, 90, backend="triton").cpu(), want)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e38, 1e-42])
+def test_bad_scores_are_sorted_and_have_no_gradient(bad):
+    scores = scores_of(2, 2, 40)
+    scores[0, 0, 7] = scores[0, 0, 20] = bad
+    op = OPS["soft_sort"]
+    args = [scores, torch.tensor([3], device="cuda"), torch.tensor([40, 21], device="cuda"), 0.05, 4, True, True]
+    testing.assert_matches(op, "triton", args)
+    testing.assert_gradients_match(op, "triton", args)
+
+
+def kernels_of(function):
+    """How many versions of a kernel were compiled, or fetched from Triton's cache, in this process."""
+    return sum(len(caches[0]) for caches in function.device_caches.values())
+
+
+def test_compiles_once_a_block_and_alignment():
+    from lps_kernels.triton import gather, soft_sort
+
+    kernels = soft_sort.soft_sort_kernel, gather.gather_nodes_kernel
+    before = [kernels_of(k) for k in kernels]
+    for i in range(20):
+        b, n = 1 + i % 5, 33 + i
+        perm = sort(scores_of(b, 1 + i % 3, n), n_iter=i % 4)[0]
+        PERMUTE(torch.randn(b, n, 4, device="cuda"), perm, None, None, None, None, 0.1, 1, True)
+    assert [kernels_of(k) - c for k, c in zip(kernels, before)] <= [2, 1]  # n a multiple of 16 and not
+
+
+def test_runs_on_the_current_stream():
+    scores, x = scores_of(4, 2, 60), torch.randn(4, 60, 3, device="cuda")
+    want = PERMUTE(x, sort(scores)[0], None, None, None, None, 0.1, 1, True)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        got = PERMUTE(x, sort(scores)[0], None, None, None, None, 0.1, 1, True)
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+def test_a_graph_replays_on_new_scores():
+    scores, x, seed = scores_of(4, 2, 60), torch.randn(4, 60, 3, device="cuda"), torch.tensor([5], device="cuda")
+
+    def step():
+        perm, _, row, _ = SORT(scores, seed, None, 0.01, 5, True, True)
+        return PERMUTE(x, perm, None, None, None, None, 0.1, 1, True), row
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    scores.copy_(scores_of(4, 2, 60, seed=1))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(g, w) for g, w in zip(got, step()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="one device")
+def test_runs_where_its_tensors_are():
+    scores = scores_of(4, 2, 60)
+    elsewhere = [out.cpu() for out in sort(scores.to("cuda:1"))]
+    assert torch.cuda.current_device() == 0
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(elsewhere, sort(scores)))
+
+
+def test_a_row_that_is_too_long_says_so():
+    scores = torch.zeros(1, 1, 4097, device="cuda")
+    with pytest.raises(ValueError, match=r"'triton'.*at most 4096.*n = 4097.*reference"):
+        sort(scores)
+    with pytest.raises(ValueError, match=r"at most 4096"), lk.backend("triton"):
+        lk.Permutation.uniform(1, 1, 4097, device="cuda")
+
+
+def test_tensors_elsewhere_are_refused():
+    with pytest.raises(RuntimeError, match=r"backend 'triton'.*tensors on cpu"):
+        lk.softsort(torch.randn(1, 1, 4), backend="triton")
+
+
+def test_chosen_where_there_is_no_faster_kernel():
+    op = OPS["permute"]
+    assert op.choose("cuda") == ("cuda" if op.has_kernel("cuda") else "triton")
+
+
+def test_compiled_training_step():
+    torch._dynamo.reset()
+    scores = scores_of(2, 2, 9).requires_grad_()
+    x = torch.randn(2, 9, 3, device="cuda", requires_grad=True)
+    seed = torch.tensor([5], device="cuda")
+
+    def step(scores, x):
+        perm, *soft = OPS["soft_sort"](scores, seed, None, 0.1, 3, True, True)
+        y = OPS["permute"](x, perm, *soft, None, 0.1, 1, True)
+        mean = OPS["inverse_permute_mean"](y.tanh(), perm, *soft, None, None, 0.1, 1, True, True)
+        return mean.square().sum() + OPS["permutation_entropy"](*soft, None, 0.1).sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    want = torch.autograd.grad(step(scores, x), (scores, x))
+    got = torch.autograd.grad(compiled(scores, x), (scores, x))
+    torch.testing.assert_close(got, want)
