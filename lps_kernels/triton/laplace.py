@@ -14,25 +14,6 @@ FAR = tl.constexpr(1e4)
 
 
 @triton.jit
-def _larger(a, b):
-    return tl.maximum(a, b)
-
-
-@triton.jit
-def _smaller(a, b):
-    return tl.minimum(a, b)
-
-
-@triton.jit
-def groups_of(tied, next_tied, N: tl.constexpr):
-    """Where each rank's group of equal scores begins and ends, (N,), and whether there is a group."""
-    i = tl.arange(0, N)
-    start = tl.associative_scan(tl.where(tied, 0, i), 0, _larger)
-    stop = tl.associative_scan(tl.where(next_tied, N - 1, i), 0, _smaller, reverse=True)
-    return start, stop, tl.max(tied.to(tl.int32), 0) > 0
-
-
-@triton.jit
 def unstack(x, E: tl.constexpr):
     """(W, 32, E) to E tensors (W, 32)."""
     if E == 1:
@@ -109,10 +90,18 @@ def gap(low, high, real, tau_inverse, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
+def _link(low, high, real, tau_inverse, DTYPE: tl.constexpr, TIES: tl.constexpr):
+    if TIES:
+        return tl.where(real & (low == high), 1.0, 0.0).to(DTYPE)
+    else:
+        return gap(low, high, real, tau_inverse, DTYPE)
+
+
+@triton.jit
+def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, TIES: tl.constexpr = False):
     """What the scans of a row need: gaps between neighbours in a lane, from and to the lanes beside it, between lanes
     at distances 1 to 16, from and to the warps beside it, and between warps. t: E tensors (W, 32), nodes: how many
-    are real.
+    are real. TIES: decays instead, one between equal scores and zero between others.
     """
     lane, warp = _lanes(W), tl.arange(0, W)[:, None]
     at = (warp * 32 + lane) * E
@@ -124,24 +113,24 @@ def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.cons
     inner, up, down, up_lanes, down_lanes = (), (), (), (), ()
     for e in tl.static_range(E):
         if e > 0:
-            inner = inner + (gap(t[e], t[e - 1], at + e < nodes, tau_inverse, DTYPE),)
-        up = up + (gap(t[e], before, (at > 0) & (at + e < nodes), tau_inverse, DTYPE),)
-        down = down + (gap(after, t[e], at + E < nodes, tau_inverse, DTYPE),)
+            inner = inner + (_link(t[e], t[e - 1], at + e < nodes, tau_inverse, DTYPE, TIES),)
+        up = up + (_link(t[e], before, (at > 0) & (at + e < nodes), tau_inverse, DTYPE, TIES),)
+        down = down + (_link(after, t[e], at + E < nodes, tau_inverse, DTYPE, TIES),)
     for j in tl.static_range(5):
         far_up, far_down = _shifted(t[E - 1], 1 << j, lane), _shifted(t[0], -(1 << j), lane)
         real_up = (lane >= (1 << j)) & (at + E - 1 < nodes)
         real_down = (lane < 32 - (1 << j)) & (at + (E << j) < nodes)
-        up_lanes = up_lanes + (gap(t[E - 1], far_up, real_up, tau_inverse, DTYPE),)
-        down_lanes = down_lanes + (gap(far_down, t[0], real_down, tau_inverse, DTYPE),)
+        up_lanes = up_lanes + (_link(t[E - 1], far_up, real_up, tau_inverse, DTYPE, TIES),)
+        down_lanes = down_lanes + (_link(far_down, t[0], real_down, tau_inverse, DTYPE, TIES),)
     if W == 1:
         return inner, up, down, up_lanes, down_lanes, (), ()
     # From warps before to the end of the warp before this one, and from there to each lane; mirrored.
     other = tl.arange(0, W)[None, :]
     real_before, real_after = (other < warp) & (warp * 32 * E - 1 < nodes), (other > warp) & (other * 32 * E < nodes)
-    warps_up = gap(before_warp, warp_last, real_before, tau_inverse, DTYPE)
-    warps_down = gap(warp_first, after_warp, real_after, tau_inverse, DTYPE)
-    to_lane = gap(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE)
-    from_lane = gap(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE)
+    warps_up = _link(before_warp, warp_last, real_before, tau_inverse, DTYPE, TIES)
+    warps_down = _link(warp_first, after_warp, real_after, tau_inverse, DTYPE, TIES)
+    to_lane = _link(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE, TIES)
+    from_lane = _link(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE, TIES)
     return inner, up, down, up_lanes, down_lanes, (warps_up, to_lane), (warps_down, from_lane)
 
 
@@ -187,12 +176,15 @@ def _within_lanes(x, inner, E: tl.constexpr):
 
 
 @triton.jit
-def strict_sums(x, decays, W: tl.constexpr, E: tl.constexpr):
-    """Sums over j of lower and of higher ranks of K[i, j] x_j, without the diagonal."""
+def strict_sums(x, decays, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr = 1):
+    """Sums over j of lower and of higher ranks of K[i, j] x_j, without the diagonal.
+
+    Where W is 1 there may be several x, (ROWS, 32) each of the E tensors, for one row of scores.
+    """
     inner, up, down, up_lanes, down_lanes, up_warps, down_warps = decays
     lower, higher = _within_lanes(x, inner, E)
-    below = _carry(lower[E - 1] + x[E - 1], up_lanes, up_warps, _lanes(W), 1, W)
-    above = _carry(higher[0] + x[0], down_lanes, down_warps, _lanes(W), -1, W)
+    below = _carry(lower[E - 1] + x[E - 1], up_lanes, up_warps, _lanes(W * ROWS), 1, W)
+    above = _carry(higher[0] + x[0], down_lanes, down_warps, _lanes(W * ROWS), -1, W)
     lower_sums, higher_sums = (), ()
     for e in tl.static_range(E):
         lower_sums = lower_sums + (lower[e] + up[e] * below,)
@@ -264,21 +256,34 @@ def moment_sums(x, decays, moments, W: tl.constexpr, E: tl.constexpr):
 
 
 @triton.jit
-def ties(t, nodes, BLOCK: tl.constexpr):
-    """Where the group of equal scores begins and ends for each of t (BLOCK,), and whether there is one."""
+def any_ties(t, nodes, BLOCK: tl.constexpr):
+    """Whether two of t (BLOCK,) are equal."""
     i = tl.arange(0, BLOCK)
-    tied = (t == tl.gather(t, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
-    next_tied = (t == tl.gather(t, tl.minimum(i + 1, BLOCK - 1), 0)) & (i + 1 < nodes)
-    return groups_of(tied, next_tied, BLOCK)
+    return tl.max(((t == tl.gather(t, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)).to(tl.int32), 0) > 0
 
 
 @triton.jit
-def difference(lower, higher, groups, W: tl.constexpr, E: tl.constexpr):
-    """lower - higher, where a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there."""
-    start, stop, tied = groups
+def difference(lower, higher, t, nodes, tied, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
+               ROWS: tl.constexpr = 1):  # fmt: skip
+    """lower - higher, where a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there.
+
+    t points to the row of scores. What an end found is spread by a scan too, whose decays are one within a group.
+    """
     if tied:
-        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
-        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
+        at = (tl.arange(0, W)[:, None] * 32 + tl.arange(0, 32)[None, :]) * E
+        scores, first, last = (), (), ()
+        for e in tl.static_range(E):
+            scores = scores + (tl.load(t + at + e, mask=at + e < nodes, other=0.0),)
+        links = gaps(scores, nodes, 1.0, DTYPE, W, E, True)
+        for e in tl.static_range(E):
+            starts = links[1][0] == 0 if e == 0 else links[0][e - 1] == 0
+            stops = links[2][E - 1] == 0 if e == E - 1 else links[0][e] == 0
+            first, last = first + (tl.where(starts, lower[e], 0.0),), last + (tl.where(stops, higher[e], 0.0),)
+        from_first, _unused = strict_sums(first, links, W, E, ROWS)
+        _unused, from_last = strict_sums(last, links, W, E, ROWS)
+        lower, higher = (), ()
+        for e in tl.static_range(E):
+            lower, higher = lower + (first[e] + from_first[e],), higher + (last[e] + from_last[e],)
     found = ()
     for e in tl.static_range(E):
         found = found + (lower[e] - higher[e],)

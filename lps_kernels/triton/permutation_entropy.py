@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.laplace import (
+    any_ties,
     decays,
     difference,
     from_lanes,
@@ -15,7 +16,6 @@ from lps_kernels.triton.laplace import (
     moment_sums,
     moments,
     strict_sums,
-    ties,
     to_lanes,
 )
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
@@ -88,12 +88,15 @@ def entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups,
     dL/d(t / tau) = -h (D(w log w) - D1(w) + u D(w)) - w (log w D(h) - D1(h) + D(b))
     """
     BLOCK: tl.constexpr = W * 32 * E
+    DTYPE: tl.constexpr = weights.dtype
     flat, scale = scaled(weights, mine, nodes, BLOCK)
     alive = to_lanes(tl.where(mine & (scale > 0), upstream, 0.0), W, E)
     w, log_w, w_log = to_lanes(flat, W, E), to_lanes(tl.log(flat), W, E), to_lanes(flat * tl.log(flat), W, E)
     lower, higher, lower1, higher1 = moment_sums(w, decay, moment, W, E)
     lower_log, higher_log = strict_sums(w_log, decay, W, E)
-    slope, slope_log = difference(lower, higher, groups, W, E), difference(lower_log, higher_log, groups, W, E)
+    t, tied = groups
+    slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
+    slope_log = difference(lower_log, higher_log, t, nodes, tied, DTYPE, W, E)
     h, b, v, slopes = (), (), (), ()
     for e in tl.static_range(E):
         rest = lower[e] + higher[e]
@@ -105,7 +108,8 @@ def entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups,
         slopes = slopes + (sig[e] - h[e] * (slope_log[e] - (lower1[e] - higher1[e]) + u * slope[e]),)
     lower, higher, lower1, higher1 = moment_sums(h, decay, moment, W, E)
     lower_b, higher_b = strict_sums(b, decay, W, E)
-    slope, slope_b = difference(lower, higher, groups, W, E), difference(lower_b, higher_b, groups, W, E)
+    slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
+    slope_b = difference(lower_b, higher_b, t, nodes, tied, DTYPE, W, E)
     gradient, sig = (), ()
     for e in tl.static_range(E):
         of_h = log_w[e] * (lower[e] + higher[e]) - (lower1[e] + higher1[e])
@@ -127,7 +131,7 @@ def permutation_entropy_backward_kernel(
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     distances = gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E)
     decay = decays(distances)
-    moment, groups = moments(distances, decay), ties(sorted_t, nodes, BLOCK)
+    moment, groups = moments(distances, decay), (t + at * n, any_ties(sorted_t, nodes, BLOCK))
     sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
     weights = tl.load(row + at * n + i, mask=mine, other=0.0)
     gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W, E)

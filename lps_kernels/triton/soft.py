@@ -13,46 +13,67 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.gather import node, real_nodes, weight_of
-from lps_kernels.triton.laplace import groups_of
-from lps_kernels.triton.launch import OPTIONS, compute, on, power_of_two, programs
+from lps_kernels.triton.laplace import (
+    any_ties,
+    decays,
+    difference,
+    from_lanes,
+    gaps,
+    stack,
+    strict_sums,
+    to_lanes,
+    unstack,
+)
+from lps_kernels.triton.launch import compute, on, power_of_two, programs
+from lps_kernels.triton.soft_sort import row_sizes
+from lps_kernels.triton.sort import MAX_NODES, count_nodes
 
-_TILE = 4096  # numbers a program scans at once, 16 a thread in eight warps
+_TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
+_CHANNELS = 4  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
 
 @triton.jit
-def _scan(decay1, sum1, strict1, decay2, sum2, strict2):
-    """Two neighbouring segments: sums decayed to the last element, with it and without it (not subtracted later)."""
-    carried = decay2 * sum1
-    return decay1 * decay2, carried + sum2, carried + strict2
+def to_channels(tile, W: tl.constexpr, E: tl.constexpr):
+    """A tile (L, N, C) in lanes, see laplace.py: one x of L C rows where W is 1, else L C of one row."""
+    L: tl.constexpr = tile.shape[0]
+    C: tl.constexpr = tile.shape[2]
+    if W == 1:
+        return (unstack(tl.reshape(tl.permute(tile, (0, 2, 1)), (L * C, 32, E)), E),)
+    else:
+        flat = unstack(tl.reshape(tl.permute(tile, (1, 0, 2)), (W, 32, E * L * C)), E * L * C)
+        channels = ()
+        for channel in tl.static_range(L * C):
+            parts = ()
+            for e in tl.static_range(E):
+                parts = parts + (flat[e * L * C + channel],)
+            channels = channels + (parts,)
+        return channels
 
 
 @triton.jit
-def row_decays(t, row, nodes, n, tau_inverse, DTYPE: tl.constexpr, N: tl.constexpr):
-    """Each (1, N, 1): decays from the rank before and to the rank after, zero at the ends; and for ties where the group
-    begins and ends, and whether there are any."""
-    i = tl.arange(0, N)
-    here = tl.load(t + row * n + i, mask=i < nodes, other=0.0)
-    before = tl.load(t + row * n + i - 1, mask=(i > 0) & (i < nodes), other=0.0)
-    after = tl.load(t + row * n + i + 1, mask=i + 1 < nodes, other=0.0)
-    whole = tl.full((N,), tau_inverse, tl.float64)
-    first = tl.minimum(whole, 3e38).to(DTYPE)
-    rest = tl.where(whole < 3e38, whole - first, 0.0).to(DTYPE)
-    up = tl.exp((here - before) * first + (here - before) * rest)
-    down = tl.exp((after - here) * first + (after - here) * rest)
-    up, down = tl.where((i > 0) & (i < nodes), up, 0.0), tl.where(i + 1 < nodes, down, 0.0)
-    tied = (here == before) & (i > 0) & (i < nodes)
-    start, stop, any_tied = groups_of(tied, (here == after) & (i + 1 < nodes), N)
-    return up[None, :, None], down[None, :, None], start[None, :, None], stop[None, :, None], any_tied
+def to_tile(channels, W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.constexpr):
+    """Undo `to_channels`."""
+    if W == 1:
+        return tl.permute(tl.reshape(stack(channels[0], E), (L, C, 32 * E)), (0, 2, 1))
+    else:
+        flat = ()
+        for e in tl.static_range(E):
+            for channel in tl.static_range(L * C):
+                flat = flat + (channels[channel][e],)
+        return tl.permute(tl.reshape(stack(flat, E * L * C), (W * 32 * E, L, C)), (1, 0, 2))
 
 
 @triton.jit
-def lower_and_higher(w, up, down):
-    """Sums over lower and over higher ranks of K[i, j] w_j, along axis 1 of w (L, N, C), without the diagonal."""
-    nothing = tl.zeros_like(w)
-    _, _, lower = tl.associative_scan((up + nothing, w, nothing), 1, _scan)
-    _, _, higher = tl.associative_scan((down + nothing, w, nothing), 1, _scan, reverse=True)
-    return lower, higher
+def row_vectors(t, row, col, at, nodes, n, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
+    """Of a row: decays, what `difference` wants to know of ties, and row and col in lanes."""
+    i = tl.arange(0, W * 32 * E)
+    here = i < nodes
+    sorted_t = tl.load(t + at * n + i, mask=here, other=0.0)
+    decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
+    row_scale = to_lanes(tl.load(row + at * n + i, mask=here, other=0.0), W, E)
+    col_scale = to_lanes(tl.load(col + at * n + i, mask=here, other=0.0), W, E)
+    return decay, (t + at * n, nodes, any_ties(sorted_t, nodes, W * 32 * E)), row_scale, col_scale
 
 
 @triton.jit
@@ -91,107 +112,137 @@ def _block_of(item, inner, L: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def pair_sums(
-    u, v, row_scale, col_scale, up, down, start, stop, tied, row_sum, col_sum, sig
-):  # fmt: skip
-    """Adds the gradient of row, col and t / tau through P with dL/dP = u v^T, summed over channels. u, v (L, N, C)."""
-    at_v_lower, at_v_higher = lower_and_higher(v * col_scale, up, down)
-    at_u_lower, at_u_higher = lower_and_higher(u * row_scale, up, down)
-    both = u * v
-    row_sum += tl.sum(tl.sum(u * (at_v_lower + at_v_higher) + both * col_scale, 2), 0)
-    col_sum += tl.sum(tl.sum(v * (at_u_lower + at_u_higher) + both * row_scale, 2), 0)
-    if tied:  # a group of equal scores keeps what its end found: |t_i - t_j| has slope zero there
-        starts, stops = start + tl.zeros_like(u).to(tl.int32), stop + tl.zeros_like(u).to(tl.int32)
-        at_v_lower, at_u_lower = tl.gather(at_v_lower, starts, 1), tl.gather(at_u_lower, starts, 1)
-        at_v_higher, at_u_higher = tl.gather(at_v_higher, stops, 1), tl.gather(at_u_higher, stops, 1)
-    slope = u * row_scale * (at_v_lower - at_v_higher) + v * col_scale * (at_u_lower - at_u_higher)
-    sig += tl.sum(tl.sum(slope, 2), 0)
-    return row_sum, col_sum, sig
+def pair_sums(us, vs, vectors, sums, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr):
+    """The gradient of row, col and t / tau through P with dL/dP = u v^T, summed over channels of us, vs (L, N, C)."""
+    decay, (t, nodes, tied), row_scale, col_scale = vectors
+    DTYPE: tl.constexpr = us.dtype
+    us, vs = to_channels(us, W, E), to_channels(vs, W, E)
+    for channel in tl.static_range(len(us)):
+        row_sum, col_sum, sig = sums
+        u, v, scaled_u, scaled_v = us[channel], vs[channel], (), ()
+        for e in tl.static_range(E):
+            scaled_u, scaled_v = scaled_u + (u[e] * row_scale[e],), scaled_v + (v[e] * col_scale[e],)
+        lower, higher = strict_sums(scaled_v, decay, W, E, ROWS)
+        slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E, ROWS)
+        new_row, half_sig = (), ()
+        for e in tl.static_range(E):
+            new_row = new_row + (row_sum[e] + u[e] * (lower[e] + higher[e] + scaled_v[e]),)
+            half_sig = half_sig + (sig[e] + scaled_u[e] * slope[e],)
+        lower, higher = strict_sums(scaled_u, decay, W, E, ROWS)
+        slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E, ROWS)
+        new_col, new_sig = (), ()
+        for e in tl.static_range(E):
+            new_col = new_col + (col_sum[e] + v[e] * (lower[e] + higher[e] + scaled_u[e]),)
+            new_sig = new_sig + (half_sig[e] + scaled_v[e] * slope[e],)
+        sums = new_row, new_col, new_sig
+    return sums
+
+
+@triton.jit
+def total(parts, W: tl.constexpr, E: tl.constexpr):
+    """(BLOCK,): the sum over the rows of E tensors (ROWS, 32); over none where a row takes W warps."""
+    if W == 1:
+        found = ()
+        for e in tl.static_range(E):
+            found = found + (tl.sum(parts[e], 0, keep_dims=True),)
+        return from_lanes(found, W, E)
+    else:
+        return from_lanes(parts, W, E)
 
 
 @triton.jit(do_not_specialize=["k", "n", "parts"])
 def soft_gradient_kernel(
     u, v, perm, t, row, col, num_nodes, weights, grad_t, grad_row, grad_col, k, n, c, line, parts,
     tau_inverse: tl.float64, scale: tl.float64, GATHER: tl.constexpr, EACH: tl.constexpr, FIRST: tl.constexpr,
-    SECOND: tl.constexpr, DTYPE: tl.constexpr, N: tl.constexpr, C0: tl.constexpr, L1: tl.constexpr, C1: tl.constexpr,
+    SECOND: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, C0: tl.constexpr, L1: tl.constexpr,
+    C1: tl.constexpr,
 ):  # fmt: skip
     """Gradients of t, row and col, a part of the channels each (rows, parts, n), from u, in order of nodes if GATHER
     and with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on.
     """
+    N: tl.constexpr = W * 32 * E
+    ROWS: tl.constexpr = C0 if W == 1 else 1
     at, part = (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
     i, graph = tl.arange(0, N), at // k
-    here = real_nodes(num_nodes, graph, i, n, i < n)
-    nodes = tl.sum(here.to(tl.int32), 0)
-    row_scale = tl.load(row + at * n + i, mask=here, other=0.0)[None, :, None]
-    col_scale = tl.load(col + at * n + i, mask=here, other=0.0)[None, :, None]
-    up, down, start, stop, tied = row_decays(t, at, nodes, n, tau_inverse, DTYPE, N)
-    row_sum, col_sum, sig = tl.zeros((N,), DTYPE), tl.zeros((N,), DTYPE), tl.zeros((N,), DTYPE)
+    nodes = count_nodes(num_nodes, graph, n)
+    vectors = row_vectors(t, row, col, at, nodes, n, tau_inverse, DTYPE, W, E)
+    zeros = unstack(tl.zeros((ROWS * W, 32, E), DTYPE), E)
+    sums = zeros, zeros, zeros
     sample = at if EACH else graph
     if FIRST:
         for item in range(part, tl.cdiv(line, C0), parts):
             o, q = _block_of(item, line, 1, C0)
             us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, 1, line, o, q, GATHER, True, DTYPE, N)
             vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, 1, line, o, q, False, True, DTYPE, N)
-            row_sum, col_sum, sig = pair_sums(
-                us, vs, row_scale, col_scale, up, down, start, stop, tied, row_sum, col_sum, sig
-            )
+            sums = pair_sums(us, vs, vectors, sums, W, E, ROWS)
     if SECOND:
         for item in range(part, tl.cdiv(n, L1) * tl.cdiv(c, C1), parts):
             o, q = _block_of(item, c, L1, C1)
             us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, n, c, o, q, GATHER, False, DTYPE, N)
             vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, n, c, o, q, False, False, DTYPE, N)
-            row_sum, col_sum, sig = pair_sums(
-                us, vs, row_scale, col_scale, up, down, start, stop, tied, row_sum, col_sum, sig
-            )
+            sums = pair_sums(us, vs, vectors, sums, W, E, ROWS)
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
     to = (at * parts + part) * n + i
     unit = tl.full((N,), tau_inverse, tl.float64).to(DTYPE)
-    tl.store(grad_t + to, sig * unit * w, mask=i < n)
-    tl.store(grad_row + to, row_sum * w, mask=i < n)
-    tl.store(grad_col + to, col_sum * w, mask=i < n)
+    tl.store(grad_t + to, total(sums[2], W, E) * unit * w, mask=i < n)
+    tl.store(grad_row + to, total(sums[0], W, E) * w, mask=i < n)
+    tl.store(grad_col + to, total(sums[1], W, E) * w, mask=i < n)
 
 
 @triton.jit(do_not_specialize=["k", "n"])
 def soft_product_kernel(
     x, perm, t, before, after, num_nodes, weights, y, k, n, c, outer, inner, tau_inverse: tl.float64,
     scale: tl.float64, GATHER: tl.constexpr, EACH: tl.constexpr, FIRST: tl.constexpr, DTYPE: tl.constexpr,
-    N: tl.constexpr, L: tl.constexpr, C: tl.constexpr,
+    W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """y = w after (K (before x)) along one axis of each sample, in order of rank."""
+    N: tl.constexpr = W * 32 * E
     items = tl.cdiv(outer, L) * tl.cdiv(inner, C)
     at, item = (tl.program_id(0) // items).to(tl.int64), tl.program_id(0) % items
     i, graph = tl.arange(0, N), at // k
-    here = real_nodes(num_nodes, graph, i, n, i < n)
-    up, down, _start, _stop, _tied = row_decays(t, at, tl.sum(here.to(tl.int32), 0), n, tau_inverse, DTYPE, N)
+    nodes = count_nodes(num_nodes, graph, n)
+    decay, _ties, before_scale, after_scale = row_vectors(
+        t, before, after, at, nodes, n, tau_inverse, DTYPE, W, E
+    )  # fmt: skip
     o, q = _block_of(item, inner, L, C)
-    xs = load_tile(
-        x, perm, num_nodes, at if EACH else graph, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N
-    )
-    xs *= tl.load(before + at * n + i, mask=here, other=0.0)[None, :, None]
-    lower, higher = lower_and_higher(xs, up, down)
-    w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
-    factor = (tl.load(after + at * n + i, mask=here, other=0.0) * w)[None, :, None]
+    sample = at if EACH else graph
+    xs = load_tile(x, perm, num_nodes, sample, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N)
+    w = weight_of(weights, scale, at + tl.zeros((1, 1), tl.int64), None, DTYPE)
+    channels, results = to_channels(xs, W, E), ()
+    for channel in tl.static_range(len(channels)):
+        scaled, result = (), ()
+        for e in tl.static_range(E):
+            scaled = scaled + (channels[channel][e] * before_scale[e],)
+        lower, higher = strict_sums(scaled, decay, W, E, L * C if W == 1 else 1)
+        for e in tl.static_range(E):
+            result = result + (((lower[e] + higher[e]) + scaled[e]) * (after_scale[e] * w),)
+        results = results + (result,)
     lines = (at * outer + o.to(tl.int64))[:, None] * n + i[None, :]
     mask = (o < outer)[:, None, None] & (i < n)[None, :, None] & (q < inner)[None, None, :]
-    value = ((lower + higher) + xs) * factor
-    tl.store(y + lines[:, :, None] * inner + q[None, None, :], value.to(y.dtype.element_ty), mask=mask)
+    value = to_tile(results, W, E, L, C).to(y.dtype.element_ty)
+    tl.store(y + lines[:, :, None] * inner + q[None, None, :], value, mask=mask)
 
 
-def _tiles(n: int, c: int, dtype: torch.dtype) -> dict:
-    """By n: channels at once where the first axis is scanned, and where the second is the lines and their channels."""
-    block = power_of_two(n, 16)
-    room = max((_TILE if dtype == torch.float32 else _TILE // 2) // block, 1)
+def _tiles(n: int, c: int, dtype: torch.dtype) -> tuple[dict, dict]:
+    """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
+    their channels where the second is."""
+    lanes = row_sizes(n, dtype)
+    room = _CHANNELS
+    if lanes["W"] == 1:
+        lanes["num_warps"] = 8
+        room = _TILE // (32 * lanes["E"]) // (2 if dtype == torch.float64 else 1)
     channels = min(power_of_two(c), room)
-    return {"N": block, "C0": min(room, 64), "L1": min(room // channels, 64), "C1": channels}
+    return lanes, {"C0": room, "L1": room // channels, "C1": channels}
 
 
 def check_soft(what: str, x: Tensor, perm: Tensor, t: Tensor | None, row: Tensor | None, col: Tensor | None) -> None:
     for name, p in (("t", t), ("row", row), ("col", col)):
         if p is None or p.shape != perm.shape or p.dtype != compute(x.dtype)[0]:
             raise ValueError(f"{what}: expected {name} like perm, in the dtype that the features are computed in")
-    if perm.shape[2] > 4096:
+    if perm.shape[2] > MAX_NODES:
         raise ValueError(
-            f"backend 'triton': {what} with a soft permutation takes at most 4096 nodes, got n = {perm.shape[2]}; "
+            f"backend 'triton': {what} with a soft permutation takes at most {MAX_NODES} nodes, "
+            f"got n = {perm.shape[2]}; "
             "backend='reference' has no such limit"
         )
 
@@ -208,11 +259,11 @@ def soft_gradient(
     parts = max(1, min(-(-_BUSY // max(b * k, 1)), -(-line // 64)))
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
+        lanes, tiles = _tiles(n, c, t.dtype)
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
-                gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **_tiles(n, c, t.dtype), num_warps=8,
-                **OPTIONS,
+                gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **lanes, **tiles,
             )  # fmt: skip
     return tuple(g.sum(2) if parts > 1 else g.view(b, k, n) for g in grads)
 
@@ -225,12 +276,12 @@ def soft_product(
     c = x.shape[-1]
     outer, inner = (1, c if out.dim() == 4 else n * c) if axis == 0 else (n, c)
     if out.numel():
-        tiles = _tiles(n, c, t.dtype)
+        lanes, tiles = _tiles(n, c, t.dtype)
         block = {"L": 1, "C": tiles["C0"]} if axis == 0 else {"L": tiles["L1"], "C": tiles["C1"]}
         count = b * k * -(-outer // block["L"]) * -(-inner // block["C"])
         with on(t):
             soft_product_kernel[programs(count, "permute")](
                 x, perm, t, before, after, num_nodes, weights, out, k, n, c, outer, inner, 1.0 / tau, scale,
-                gathered, each, axis == 0, compute(t.dtype)[1], tiles["N"], **block, num_warps=8, **OPTIONS,
+                gathered, each, axis == 0, compute(t.dtype)[1], **lanes, **block,
             )  # fmt: skip
     return out

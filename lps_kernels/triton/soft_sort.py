@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import decays, from_lanes, gaps, strict_sums, ties, to_lanes
+from lps_kernels.triton.laplace import any_ties, decays, difference, from_lanes, gaps, strict_sums, to_lanes
 from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
 
@@ -95,25 +95,10 @@ def iteration(y, decay, W: tl.constexpr, E: tl.constexpr):
 
 
 @triton.jit
-def slopes(lower, higher, groups, tied, W: tl.constexpr, E: tl.constexpr):
-    """`difference`; groups, in memory rather than registers, holds where groups of equal scores begin and end."""
-    BLOCK: tl.constexpr = W * 32 * E
-    if tied:
-        start = tl.load(groups + tl.arange(0, BLOCK)).to(tl.int32)
-        stop = tl.load(groups + BLOCK + tl.arange(0, BLOCK)).to(tl.int32)
-        lower = to_lanes(tl.gather(from_lanes(lower, W, E), start, 0), W, E)
-        higher = to_lanes(tl.gather(from_lanes(higher, W, E), stop, 0), W, E)
-    found = ()
-    for e in tl.static_range(E):
-        found = found + (lower[e] - higher[e],)
-    return found
-
-
-@triton.jit
-def half_step_backward(x, q, of_x, sig, groups, tied, decay, W: tl.constexpr, E: tl.constexpr):
+def half_step_backward(x, q, of_x, sig, t, nodes, tied, decay, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
     """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q, and sig -= q D x + x D q."""
     lower, higher = strict_sums(q, decay, W, E)
-    of_q = slopes(lower, higher, groups, tied, W, E)
+    of_q = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
     before, slope = (), ()
     for e in tl.static_range(E):
         before = before + (-x[e] * (lower[e] + (higher[e] + q[e])),)
@@ -155,8 +140,8 @@ def sinkhorn_backward(
     t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE: tl.constexpr,
     W: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of t (BLOCK,) in units of tau. kept: room for n_iter + 2 rows (BLOCK,), the iterate before each
-    iteration and where groups of equal scores begin and end.
+    """The gradient of t (BLOCK,) in units of tau. kept: room for n_iter rows (BLOCK,), the iterate before each
+    iteration.
     """
     BLOCK: tl.constexpr = W * 32 * E
     i = tl.arange(0, BLOCK)
@@ -169,10 +154,7 @@ def sinkhorn_backward(
         kap = tl.load(grad_col + at * n + i, mask=mine, other=0.0) * tl.load(col + at * n + i, mask=mine, other=0.0)
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
-    start, stop, tied = ties(sorted_t, nodes, BLOCK)
-    groups = kept + n_iter * BLOCK
-    tl.store(groups + i, start.to(DTYPE))
-    tl.store(groups + BLOCK + i, stop.to(DTYPE))
+    tied, t = any_ties(sorted_t, nodes, BLOCK), t + at * n
     y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
     for m in range(n_iter):
         for e in tl.static_range(E):
@@ -186,12 +168,14 @@ def sinkhorn_backward(
         for e in tl.static_range(E):
             before = before + (tl.load(kept + (n_iter - 1 - back) * BLOCK + e * (W * 32) + lane),)
         lower, higher = strict_sums(before, decay, W, E)
-        x, of_before = half_step(before, lower, higher, E), slopes(lower, higher, groups, tied, W, E)
+        x = half_step(before, lower, higher, E)
+        of_before = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
         lower, higher = strict_sums(x, decay, W, E)
-        y, of_x = half_step(x, lower, higher, E), slopes(lower, higher, groups, tied, W, E)
-        a, sig = half_step_backward(x, multiply(y, a, E), of_x, sig, groups, tied, decay, W, E)
+        y = half_step(x, lower, higher, E)
+        of_x = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
+        a, sig = half_step_backward(x, multiply(y, a, E), of_x, sig, t, nodes, tied, decay, DTYPE, W, E)
         q = multiply(x, add(a, extra, E), E)
-        a, sig = half_step_backward(before, q, of_before, sig, groups, tied, decay, W, E)
+        a, sig = half_step_backward(before, q, of_before, sig, t, nodes, tied, decay, DTYPE, W, E)
         extra = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
     tl.debug_barrier()  # the next row of this program writes where this one has read
     return from_lanes(sig, W, E)
@@ -209,7 +193,7 @@ def soft_sort_backward_kernel(
         mine = i < nodes
         g = tl.zeros((BLOCK,), DTYPE)
         if scratch is not None:
-            kept = scratch + tl.program_id(0).to(tl.int64) * (n_iter + 2) * BLOCK
+            kept = scratch + tl.program_id(0).to(tl.int64) * n_iter * BLOCK
             g = sinkhorn_backward(
                 t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE, W, E
             ) * tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
@@ -297,8 +281,8 @@ def soft_sort_backward(
     block = sizes["W"] * 32 * sizes["E"]
     count, scratch = b * k, None
     if grad_row is not None or grad_col is not None:
-        count = min(count, max(_SCRATCH // ((n_iter + 2) * block * t.element_size()), 132))
-        scratch = t.new_empty(count, n_iter + 2, block)
+        count = min(count, max(_SCRATCH // (n_iter * block * t.element_size()), 132))
+        scratch = t.new_empty(count, n_iter, block)
     with on(scores):
         soft_sort_backward_kernel[programs(count, "soft_sort_backward")](
             grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, b * k, k, n,
