@@ -17,7 +17,7 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test build bench fuzz sanitize lint format readme wheel docs info clean distclean
+.PHONY: demo test test-triton build bench fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -25,6 +25,10 @@ demo: build
 
 test: build
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+# Triton's kernels without a GPU: its interpreter, which is slow and has to be chosen before Triton is imported.
+test-triton: $(VENV)/.triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton_interpreter.py $(PYTEST_ARGS)
 
 build: $(VENV)/.built
 
@@ -93,6 +97,10 @@ $(VENV)/.torch:
 $(VENV)/.packages: $(VENV)/.torch pyproject.toml
 	$(BIN)/pip install -q "setuptools>=77" "cmake>=3.26" ninja
 	LPS_KERNELS_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
+	touch $@
+
+$(VENV)/.triton: $(VENV)/.packages
+	$(BIN)/pip install -q "triton>=3.6"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(SOURCES)
