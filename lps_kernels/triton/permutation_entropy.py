@@ -34,7 +34,7 @@ def _log1p(x):
 def scaled(weights, mine, nodes, BLOCK: tl.constexpr):
     """Weights (BLOCK,) scaled to mean one, which changes no entropy and keeps log w small where q is nearly uniform,
     then one where they are no weights; and the scale, zero for a row of zeros, whose scores were not finite."""
-    total = tl.sum(tl.where(mine, weights, 0.0), 0)
+    total = tl.sum(tl.where(mine, weights, 0.0), 0) + tl.zeros_like(weights)
     scale = tl.where(total > 0, nodes / tl.where(total > 0, total, 1.0), 0.0)
     w = weights * scale
     return tl.where(mine & (w > 0), w, 1.0), scale
