@@ -10,9 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import divide, root
-from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.launch import power_of_two, programs
 from lps_kernels.triton.orthonormalize import COMPLETION
 
+# Not fused: where threads add each other's products, x + shuffled x, contraction would round the copies of one sum in two
+# ways, and a vector whose copies differ by an ulp of what it was before a projection can't be made orthogonal by a second.
+OPTIONS = {"enable_fp_fusion": False}
 # Warps by numbers in a tile; beyond the last the derivative, with five tiles at once, would spill.
 WARPS = {256: 1, 1024: 4, 4096: 8, 8192: 16}
 
@@ -52,7 +55,7 @@ def complete(q, q_i, i, chosen, d, PARTS: tl.constexpr, D2: tl.constexpr):
     used = tl.sum(q * q, 1)
     if PARTS == 2:
         used += tl.sum(q_i * q_i, 1)
-    enough = (COMPLETION * (d - chosen)).to(q.dtype) / d
+    enough = tl.full((), COMPLETION, q.dtype) * (d - chosen) / d
     there = (1 - used > enough) & (i < d * PARTS) & (i % PARTS == 0)
     u = (i == tl.min(tl.where(there, i, D2), 0)).to(q.dtype)
     return project(project(u, q, q_i, PARTS), q, q_i, PARTS)
