@@ -1,0 +1,188 @@
+"""rotate: a block of an input's nodes is read once and turned for several samples."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.launch import OPTIONS, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.rotation_gradients import finish
+from lps_kernels.triton.rotations import (
+    SAMPLES,
+    SMALL,
+    Space,
+    apply_matrix,
+    lane_sums,
+    lanes_of,
+    load_matrix,
+    load_vectors,
+    matrix_gradient,
+    nodes_of,
+    ordered,
+    shifted,
+    space_of,
+    store_vectors,
+)
+from lps_kernels.triton.rotations_large import turn, turn_backward
+
+
+@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
+def rotate_kernel(
+    y, x, q, center, perm, num_nodes, n, k, c, blocks, chunks, centers,
+    D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):  # fmt: skip
+    COUNT: tl.constexpr = D if ORDER == 1 else D * D
+    dtype: tl.constexpr = q.dtype.element_ty
+    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    chunk, b = item % chunks, (item // chunks).to(tl.int64)
+    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
+    if perm is None:
+        at = x + b * row_size
+        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+    for sample in range(chunk * SAMPLES, tl.minimum((chunk + 1) * SAMPLES, k)):
+        row = b * k + sample
+        m = load_matrix(q + row * D * D, D, True)
+        live = node < count
+        if perm is not None:
+            source = ordered(perm + row * n, node, n, count)
+            live = source < count
+            v = load_vectors(x + b * row_size, first, per, source, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+        u = v
+        if center is not None:
+            u = shifted(v, center + (b * centers + sample % centers) * D, live, D, -1.0)
+        u = apply_matrix(m, u, D, ORDER)
+        at = y + row * row_size
+        store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+
+
+@triton.jit(do_not_specialize=["n", "k", "blocks", "centers"])
+def rotate_backward_kernel(
+    grad_x, partial, grad_y, x, q, center, inverse, num_nodes, n, k, c, blocks, centers,
+    D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """grad_x of a block of nodes, and its part of the gradients of q and center: all samples, one after the other."""
+    COUNT: tl.constexpr = D if ORDER == 1 else D * D
+    dtype: tl.constexpr = q.dtype.element_ty
+    block, b = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
+    if partial is not None:
+        at = x + b * row_size
+        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+    total = ()
+    for _ in tl.static_range(COUNT):
+        total = total + (tl.zeros((LANES,), dtype),)
+    for sample in range(k):
+        row = b * k + sample
+        at = grad_y + row * row_size
+        if inverse is None:
+            g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        else:
+            rank = ordered(inverse + row * n, node, n, count)
+            g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+        if grad_x is not None:
+            back = apply_matrix(load_matrix(q + row * D * D, D, False), g, D, ORDER)
+            added = ()
+            for e in tl.static_range(COUNT):
+                added = added + (total[e] + back[e],)
+            total = added
+        if partial is not None:
+            u = v
+            if center is not None:
+                u = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, -1.0)
+            sums = matrix_gradient(load_matrix(q + row * D * D, D, True), u, g, D, ORDER) + g
+            to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
+            tl.store(to, lane_sums(sums, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
+    if grad_x is not None:
+        at = grad_x + b * row_size
+        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+
+
+def rotate(x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int) -> Tensor:
+    return launch_rotate("rotate", x, None, q, center, num_nodes, order)
+
+
+def rotate_backward(
+    grad_y: Tensor | None,
+    x: Tensor,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    order: int,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    need = (bool(needs & 1), bool(needs & 2), bool(needs & 4) and center is not None)
+    return launch_backward("rotate_backward", grad_y, x, None, q, center, num_nodes, order, need)
+
+
+def launch_rotate(
+    name: str,
+    x: Tensor,
+    perm: Tensor | None,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    order: int,
+) -> Tensor:
+    """q^T (x - center) of every sample, in the order of perm (b, k, n) where there is one."""
+    x, perm, q, center, num_nodes = map(dense, (x, perm, q, center, num_nodes))
+    s = space_of(name, x, q, center, num_nodes, order, False)
+    y = torch.empty(s.shape(True), dtype=x.dtype, device=x.device)
+    if not y.numel():
+        return y
+    with on(x):
+        if s.d > SMALL:
+            turn(s, y, x, q, center, perm, num_nodes)
+            return y
+        chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
+        rotate_kernel[programs(s.b * chunks * blocks, name)](
+            y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), SAMPLES=SAMPLES,
+            **s.lanes(), **OPTIONS,
+        )  # fmt: skip
+    return y
+
+
+def launch_backward(
+    name: str,
+    grad_y: Tensor | None,
+    x: Tensor,
+    inverse: Tensor | None,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    order: int,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, q and center; inverse (b, k, n) is the rank of each node where nodes were permuted."""
+    if grad_y is None:
+        raise ValueError(f"{name}: expected a gradient")
+    grad_y, x, inverse, q, center, num_nodes = map(dense, (grad_y, x, inverse, q, center, num_nodes))
+    s = space_of(name, x, q, center, num_nodes, order, False)
+    if grad_y.shape != s.shape(True) or grad_y.dtype != x.dtype:
+        raise ValueError(f"{name}: expected a gradient {s.shape(True)} in {x.dtype}, got {tuple(grad_y.shape)}")
+    need_x, need_q, need_center = need
+    grad_x = torch.empty_like(x) if need_x else nothing(x)
+    grad_q = torch.empty_like(q) if need_q else nothing(q)
+    grad_center = torch.empty_like(center) if need_center else nothing(q)
+    if not grad_y.numel():
+        return grad_x.zero_(), grad_q.zero_(), grad_center.zero_()
+    with on(x):
+        if s.d > SMALL:
+            turn_backward(s, grad_y, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center)
+            return grad_x, grad_q, grad_center
+        # Two launches where q or center has a gradient: their sums run over blocks of nodes, which are programs.
+        blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if need_center else s.d**2)
+        sums = need_q or need_center
+        partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
+        rotate_backward_kernel[programs(s.b * blocks, name)](
+            grad_x if need_x else None, partial, grad_y, x, q, center, inverse, num_nodes, s.n, s.k, s.c, blocks,
+            max(s.centers, 1), WIDTH=width, **s.lanes(), **OPTIONS,
+        )  # fmt: skip
+        if sums:
+            finish(s, partial, q, None, None, True, False, grad_q, grad_center, None)
+    return grad_x, grad_q, grad_center

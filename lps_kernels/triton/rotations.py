@@ -1,0 +1,225 @@
+"""What the rotation kernels are made of: d x d matrices, d at most 4, on the space axis of features in registers.
+
+Features of one sample are (n, d, c) or (n, d, d, c). A lane is a node and a channel and holds all its space entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.entries import load_rows, pack, store_rows
+from lps_kernels.triton.launch import compute, power_of_two
+
+SMALL = 4  # up to this d the entries of a node and a channel are unrolled
+# Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
+LANES = {1: (256, 2), 2: (128, 4)}
+# From this c on runs of channels are long enough to be read entry by entry without waste.
+WIDE = 64
+SAMPLES = 8  # of one input that a program turns, where samples are independent: it reads the input once for them
+
+
+@triton.jit
+def lanes_of(block, c, LANES: tl.constexpr, DIRECT: tl.constexpr):
+    """First lane of a block, how many it has, and node and channel of each. Blocks hold whole nodes unless DIRECT."""
+    lane = tl.arange(0, LANES)
+    per = LANES if DIRECT else LANES // c * c
+    first = block.to(tl.int64) * per
+    return first, per, tl.where(lane < per, (first + lane) // c, 2**62), (first + lane) % c
+
+
+@triton.jit
+def load_vectors(
+    at, first, per, node, channel, count, c, dtype: tl.constexpr,
+    COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr, DIRECT: tl.constexpr,
+):  # fmt: skip
+    """The entries of a block's lanes of the features at `at`, zero from node `count` on."""
+    raw = ()
+    if DIRECT:
+        for e in tl.static_range(COUNT):
+            raw = raw + (tl.load(at + node * (COUNT * c) + e * c + channel, mask=node < count, other=0),)
+    else:
+        nodes = tl.maximum(tl.minimum(count * c - first, per), 0).to(tl.int32) // c
+        raw = load_rows(at + first * COUNT, nodes, c, COUNT, PADDED, LANES)
+    entries = ()
+    for e in tl.static_range(COUNT):
+        entries = entries + (raw[e].to(dtype),)
+    return entries
+
+
+@triton.jit
+def store_vectors(
+    at, entries, first, per, node, channel, count, n, c,
+    COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr, DIRECT: tl.constexpr,
+):  # fmt: skip
+    """Undo `load_vectors`, with zeros from node `count` to node n."""
+    kept = ()
+    for e in tl.static_range(COUNT):
+        kept = kept + (tl.where(node < count, entries[e], 0),)
+    if DIRECT:
+        for e in tl.static_range(COUNT):
+            tl.store(at + node * (COUNT * c) + e * c + channel, kept[e].to(at.dtype.element_ty), mask=node < n)
+    else:
+        nodes = tl.maximum(tl.minimum(n * c - first, per), 0).to(tl.int32) // c
+        store_rows(at + first * COUNT, kept, nodes, c, COUNT, PADDED, LANES)
+
+
+@triton.jit
+def ordered(order, node, n, count):
+    """The nodes that an order (n,) names, and an impossible one where that is padding or no node at all."""
+    found = tl.load(order + node, mask=node < count, other=-1)
+    return tl.where((found >= 0) & (found < count), found, 2**62)
+
+
+@triton.jit
+def nodes_of(num_nodes, b, n):
+    if num_nodes is None:
+        return n.to(tl.int64)
+    else:
+        return tl.minimum(tl.maximum(tl.load(num_nodes + b), 0), n).to(tl.int64)
+
+
+@triton.jit
+def load_matrix(q, D: tl.constexpr, TRANSPOSE: tl.constexpr):
+    """Entry e * D + a is the factor of x_e in y_a, of q^T x (TRANSPOSE) or q x."""
+    m = ()
+    for e in tl.static_range(D):
+        for a in tl.static_range(D):
+            m = m + (tl.load(q + (e * D + a if TRANSPOSE else a * D + e)),)
+    return m
+
+
+@triton.jit
+def apply_first(m, v, D: tl.constexpr, REST: tl.constexpr):
+    """sum_e m[e, a] v[e, :], REST entries behind each of the D."""
+    result = ()
+    for a in tl.static_range(D):
+        for i in tl.static_range(REST):
+            total = m[a] * v[i]
+            for e in tl.static_range(1, D):
+                total += m[e * D + a] * v[e * REST + i]
+            result = result + (total,)
+    return result
+
+
+@triton.jit
+def apply_last(m, v, D: tl.constexpr):
+    """sum_f m[f, l] v[:, f]"""
+    result = ()
+    for a in tl.static_range(D):
+        for i in tl.static_range(D):
+            total = m[i] * v[a * D]
+            for f in tl.static_range(1, D):
+                total += m[f * D + i] * v[a * D + f]
+            result = result + (total,)
+    return result
+
+
+@triton.jit
+def apply_matrix(m, v, D: tl.constexpr, ORDER: tl.constexpr):
+    if ORDER == 1:
+        return apply_first(m, v, D, 1)
+    else:
+        return apply_last(m, apply_first(m, v, D, D), D)
+
+
+@triton.jit
+def outer(x, g, D: tl.constexpr, REST: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr):
+    """Entry e * D + a: sum of x[e] g[a] over REST others. STRIDE is that of the axis of e and a, STEP of the others."""
+    result = ()
+    for e in tl.static_range(D):
+        for a in tl.static_range(D):
+            total = x[e * STRIDE] * g[a * STRIDE]
+            for i in tl.static_range(1, REST):
+                total += x[e * STRIDE + i * STEP] * g[a * STRIDE + i * STEP]
+            result = result + (total,)
+    return result
+
+
+@triton.jit
+def matrix_gradient(m, x, g, D: tl.constexpr, ORDER: tl.constexpr):
+    """A lane's part of the gradient of m in y = m x or m x m^T, entry e * D + a."""
+    if ORDER == 1:
+        return outer(x, g, D, 1, 1, D)
+    else:
+        left = outer(apply_last(m, x, D), g, D, D, D, 1)
+        right = outer(apply_first(m, x, D, D), g, D, D, 1, D)
+        result = ()
+        for i in tl.static_range(D * D):
+            result = result + (left[i] + right[i],)
+        return result
+
+
+@triton.jit
+def lane_sums(parts, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """(WIDTH,): the sum over lanes of each of COUNT tensors, then copies of the first."""
+    padded = parts[:COUNT]
+    for _ in tl.static_range(WIDTH - COUNT):
+        padded = padded + (parts[0],)
+    return tl.sum(tl.reshape(pack(padded, WIDTH), (WIDTH, parts[0].shape[0])), 1)
+
+
+@triton.jit
+def shifted(v, center, live, D: tl.constexpr, SIGN: tl.constexpr):
+    """v plus or minus the center where lanes are live."""
+    result = ()
+    for e in tl.static_range(D):
+        result = result + (tl.where(live, v[e] + SIGN * tl.load(center + e), 0),)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Sizes of a call, as csrc/cpu/rotate.h has them, and how they are laid out in lanes."""
+
+    b: int
+    k: int
+    n: int
+    d: int
+    c: int
+    order: int
+    centers: int  # how many centers an input has: 0, 1 or k
+
+    @property
+    def node(self) -> int:
+        return self.d**self.order * self.c
+
+    def shape(self, samples: bool) -> tuple[int, ...]:
+        return (self.b, *[self.k] * samples, self.n, *[self.d] * self.order, self.c)
+
+    def lanes(self) -> dict:
+        """Constants of the kernels and their launch."""
+        most, warps = LANES[self.order]
+        count = self.d**self.order
+        lanes = min(most, power_of_two(self.n * self.c, 32 * warps))
+        constants = {"D": self.d, "ORDER": self.order, "LANES": lanes, "PADDED": power_of_two(count)}
+        return {**constants, "DIRECT": self.c >= WIDE, "num_warps": warps}
+
+    def blocks(self) -> int:
+        lanes = self.lanes()["LANES"]
+        return triton.cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
+
+
+def space_of(
+    name: str, x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int, samples: bool
+) -> Space:
+    """Sizes, checked for what would read or write out of bounds."""
+    lead = 2 if samples else 1
+    if order not in (1, 2) or q.dim() != 4 or q.shape[2] != q.shape[3] or q.dtype != compute(x.dtype)[0]:
+        raise ValueError(f"{name}: expected order 1 or 2 and q (b, k, d, d) in the computing dtype, got {order}, {q.dtype}")
+    b, k, d, _ = q.shape
+    if x.dim() != lead + order + 2 or x.shape[: 2 if samples else 1] != q.shape[: 2 if samples else 1]:
+        raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
+    if any(size != d for size in x.shape[lead + 1 : -1]):
+        raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
+    if center is not None and (
+        order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype
+    ):
+        raise ValueError(f"{name}: expected center (b, 1 or k, d) for order 1, got {tuple(center.shape)}")
+    if num_nodes is not None and (num_nodes.numel() != b or num_nodes.dtype != torch.int64):
+        raise ValueError(f"{name}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")
+    return Space(b, k, x.shape[lead], d, x.shape[-1], order, 0 if center is None else center.shape[1])
