@@ -123,7 +123,7 @@ def gram_schmidt_backward(
 ) -> Tensor:
     b, d, m, parts = sizes(v, special)
     if not needs & 1:
-        return nothing(v)
+        return nothing(v if grad_q is None else grad_q)
     if grad_q is None:
         return torch.zeros_like(v, memory_format=torch.contiguous_format)
     v, q, degenerate, grad_q = dense(v), dense(saved_q), dense(saved_degenerate), dense(grad_q)

@@ -12,7 +12,6 @@ from lps_kernels.triton.rotation_gradients import finish
 from lps_kernels.triton.rotations import (
     SAMPLES,
     SMALL,
-    Space,
     apply_matrix,
     lane_sums,
     lanes_of,
@@ -167,8 +166,8 @@ def launch_backward(
         raise ValueError(f"{name}: expected a gradient {s.shape(True)} in {x.dtype}, got {tuple(grad_y.shape)}")
     need_x, need_q, need_center = need
     grad_x = torch.empty_like(x) if need_x else nothing(x)
-    grad_q = torch.empty_like(q) if need_q else nothing(q)
-    grad_center = torch.empty_like(center) if need_center else nothing(q)
+    grad_q = torch.empty_like(q) if need_q else nothing(x)
+    grad_center = torch.empty_like(center) if need_center else nothing(x)
     if not grad_y.numel():
         return grad_x.zero_(), grad_q.zero_(), grad_center.zero_()
     with on(x):

@@ -11,10 +11,10 @@ from lps_kernels.triton.launch import OPTIONS, programs
 ROWS = 32  # samples at a time
 
 
-@triton.jit(do_not_specialize=["k", "blocks", "centers", "share"])
+@triton.jit(do_not_specialize=["k", "blocks", "centers"])
 def finish_kernel(
-    grad_q, grad_center, grad_weights, partial, q, center, weights, k, blocks, centers, share,
-    D: tl.constexpr, ORDER: tl.constexpr, FORWARD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    grad_q, grad_center, grad_weights, partial, q, center, weights, k, blocks, centers,
+    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, FORWARD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One input. partial holds the gradient of q as if weights were 1, then sums of the incoming gradient."""
     dtype: tl.constexpr = q.dtype.element_ty
@@ -28,7 +28,7 @@ def finish_kernel(
         for block in range(blocks):
             at = partial + ((row * blocks + block) * WIDTH)[:, None] + entry[None, :]
             total += tl.load(at, mask=live[:, None], other=0)
-        w = tl.where(live, share, 0).to(dtype)
+        w = tl.full((ROWS,), 1.0, dtype) / k.to(dtype) if MEAN else tl.full((ROWS,), 1.0, dtype)
         if weights is not None:
             w = tl.load(weights + row, mask=live, other=0)
         inside = live[:, None] & (entry < D * D)[None, :]
@@ -74,9 +74,8 @@ def finish(
     def wanted(x: Tensor | None) -> Tensor | None:
         return x if x is not None and x.numel() else None
 
-    share = 1.0 / s.k if mean else 1.0
     finish_kernel[programs(s.b, "rotation gradients")](
         wanted(grad_q), wanted(grad_center), wanted(grad_weights), partial, q, center, weights, s.k, partial.shape[1],
-        max(s.centers, 1), share, D=s.d, ORDER=s.order, FORWARD=forward, WIDTH=partial.shape[2], ROWS=ROWS,
+        max(s.centers, 1), MEAN=mean, D=s.d, ORDER=s.order, FORWARD=forward, WIDTH=partial.shape[2], ROWS=ROWS,
         num_warps=4, **OPTIONS,
     )  # fmt: skip

@@ -1,2 +1,4 @@
 def turn(*a): raise NotImplementedError
 def turn_backward(*a): raise NotImplementedError
+def turn_back(*a): raise NotImplementedError
+def turn_back_backward(*a): raise NotImplementedError

@@ -1,0 +1,238 @@
+"""inverse_rotate_mean: a block of nodes of every sample is turned back and added up in registers."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.launch import OPTIONS, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.rotation_gradients import finish
+from lps_kernels.triton.rotations import (
+    SAMPLES,
+    SMALL,
+    apply_matrix,
+    lane_sums,
+    lanes_of,
+    load_matrix,
+    load_vectors,
+    matrix_gradient,
+    nodes_of,
+    ordered,
+    shifted,
+    space_of,
+    store_vectors,
+)
+from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
+
+
+@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
+def inverse_rotate_mean_kernel(
+    x, y, q, center, inverse, num_nodes, weights, n, k, c, blocks, chunks, centers,
+    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
+    DIRECT: tl.constexpr,
+):  # fmt: skip
+    """MEAN: all samples of an input's block, else the samples of a chunk, each for itself."""
+    COUNT: tl.constexpr = D if ORDER == 1 else D * D
+    dtype: tl.constexpr = q.dtype.element_ty
+    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    chunk, b = item % chunks, (item // chunks).to(tl.int64)
+    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
+    total = ()
+    for _ in tl.static_range(COUNT):
+        total = total + (tl.zeros((LANES,), dtype),)
+    samples = tl.cdiv(k, chunks)
+    for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
+        row = b * k + sample
+        at = y + row * row_size
+        if inverse is None:
+            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        else:
+            rank = ordered(inverse + row * n, node, n, count)
+            v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+        v = apply_matrix(load_matrix(q + row * D * D, D, False), v, D, ORDER)
+        if center is not None:
+            v = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, 1.0)
+        if MEAN:
+            w = 1.0
+            if weights is not None:
+                w = tl.load(weights + row)
+            added = ()
+            for e in tl.static_range(COUNT):
+                added = added + (total[e] + w * v[e],)
+            total = added
+        else:
+            at = x + row * row_size
+            store_vectors(at, v, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+    if MEAN:
+        if weights is None:
+            share = tl.full((LANES,), 1.0, dtype) / k.to(dtype)
+            mean = ()
+            for e in tl.static_range(COUNT):
+                mean = mean + (total[e] * share,)
+            total = mean
+        at = x + b * row_size
+        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+
+
+@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
+def inverse_rotate_mean_backward_kernel(
+    grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, blocks, chunks,
+    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
+    DIRECT: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """grad_y of a block of nodes of some samples, and its part of the gradients of q, center and weights."""
+    COUNT: tl.constexpr = D if ORDER == 1 else D * D
+    dtype: tl.constexpr = q.dtype.element_ty
+    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    chunk, b = item % chunks, (item // chunks).to(tl.int64)
+    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
+    if MEAN and perm is None:
+        at = grad_x + b * row_size
+        g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+    samples = tl.cdiv(k, chunks)
+    for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
+        row = b * k + sample
+        source = grad_x + (b if MEAN else row) * row_size
+        if perm is not None:
+            place = ordered(perm + row * n, node, n, count)
+            g = load_vectors(source, first, per, place, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+        elif not MEAN:
+            g = load_vectors(source, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        if grad_y is not None:
+            w = tl.full((), 1.0, dtype)
+            if MEAN:
+                w = tl.load(weights + row) if weights is not None else w / k.to(dtype)
+            turned = apply_matrix(load_matrix(q + row * D * D, D, True), g, D, ORDER)
+            weighted = ()
+            for e in tl.static_range(COUNT):
+                weighted = weighted + (turned[e] * w,)
+            at = grad_y + row * row_size
+            store_vectors(at, weighted, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+        if partial is not None:
+            at = y + row * row_size
+            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+            # Exchanged, so that entries come in the order of q: of g y^T where y_a is q_ae x_e.
+            sums = matrix_gradient(load_matrix(q + row * D * D, D, False), v, g, D, ORDER)
+            turned_sums = ()
+            for a in tl.static_range(D):
+                for e in tl.static_range(D):
+                    turned_sums = turned_sums + (sums[e * D + a],)
+            to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
+            tl.store(to, lane_sums(turned_sums + g, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
+
+
+def inverse_rotate_mean(
+    y: Tensor,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    weights: Tensor | None,
+    order: int,
+    mean: bool,
+) -> Tensor:
+    return launch_inverse("inverse_rotate_mean", y, None, q, center, num_nodes, weights, order, mean)
+
+
+def inverse_rotate_mean_backward(
+    grad_x: Tensor | None,
+    y: Tensor,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    weights: Tensor | None,
+    order: int,
+    mean: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    name, need = "inverse_rotate_mean_backward", [bool(needs >> i & 1) for i in range(4)]
+    return launch_inverse_backward(name, grad_x, y, None, q, center, num_nodes, weights, order, mean, need)
+
+
+def launch_inverse(
+    name: str,
+    y: Tensor,
+    inverse: Tensor | None,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    weights: Tensor | None,
+    order: int,
+    mean: bool,
+) -> Tensor:
+    """q y + center, from the ranks (b, k, n) of the nodes where they were permuted, and the mean."""
+    y, inverse, q, center, num_nodes, weights = map(dense, (y, inverse, q, center, num_nodes, weights))
+    s = space_of(name, y, q, center, num_nodes, order, True)
+    check_weights(name, weights, q)
+    x = torch.empty(s.shape(not mean), dtype=y.dtype, device=y.device)
+    if not x.numel():
+        return x
+    if not s.k:
+        return x.fill_(float("nan"))  # the mean of no samples, as the reference says
+    with on(y):
+        if s.d > SMALL:
+            turn_back(s, x, y, q, center, inverse, num_nodes, weights, mean)
+            return x
+        chunks, blocks = 1 if mean else triton.cdiv(s.k, SAMPLES), s.blocks()
+        inverse_rotate_mean_kernel[programs(s.b * chunks * blocks, name)](
+            x, y, q, center, inverse, num_nodes, weights, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), MEAN=mean,
+            **s.lanes(), **OPTIONS,
+        )  # fmt: skip
+    return x
+
+
+def check_weights(name: str, weights: Tensor | None, q: Tensor) -> None:
+    if weights is not None and (weights.shape != q.shape[:2] or weights.dtype != q.dtype):
+        raise ValueError(f"{name}: expected weights {tuple(q.shape[:2])} in {q.dtype}, got {tuple(weights.shape)}")
+
+
+def launch_inverse_backward(
+    name: str,
+    grad_x: Tensor | None,
+    y: Tensor,
+    perm: Tensor | None,
+    q: Tensor,
+    center: Tensor | None,
+    num_nodes: Tensor | None,
+    weights: Tensor | None,
+    order: int,
+    mean: bool,
+    need: list[bool],
+    wide: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of y, q, center and weights; perm (b, k, n) where nodes were permuted. wide: that of y as computed."""
+    if grad_x is None:
+        raise ValueError(f"{name}: expected a gradient")
+    grad_x, y, perm, q, center, num_nodes, weights = map(dense, (grad_x, y, perm, q, center, num_nodes, weights))
+    s = space_of(name, y, q, center, num_nodes, order, True)
+    check_weights(name, weights, q)
+    if grad_x.shape != s.shape(not mean) or grad_x.dtype != y.dtype:
+        raise ValueError(f"{name}: expected a gradient {s.shape(not mean)} in {y.dtype}, got {tuple(grad_x.shape)}")
+    need_y, need_q = need[0], need[1]
+    need_center, need_weights = need[2] and center is not None, need[3] and weights is not None
+    grad_y = torch.empty_like(y, dtype=q.dtype if wide else y.dtype) if need_y else nothing(y)
+    grad_q = torch.empty_like(q) if need_q else nothing(y)
+    grad_center = torch.empty_like(center) if need_center else nothing(y)
+    grad_weights = torch.empty_like(weights) if need_weights else nothing(y)
+    results = grad_y, grad_q, grad_center, grad_weights
+    if not y.numel():
+        return tuple(r.zero_() for r in results)
+    with on(y):
+        if s.d > SMALL:
+            turn_back_backward(s, grad_x, y, q, center, perm, num_nodes, weights, mean, *results)
+            return results
+        # Two launches where q, center or weights have a gradient: their sums run over blocks of nodes.
+        chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
+        sums, totals = need_q or need_center or need_weights, center is not None and (need_center or need_weights)
+        width = power_of_two(s.d**2 + s.d if totals else s.d**2)
+        partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
+        inverse_rotate_mean_backward_kernel[programs(s.b * chunks * blocks, name)](
+            grad_y if need_y else None, partial, grad_x, y, q, center, perm, num_nodes, weights if mean else None,
+            s.n, s.k, s.c, blocks, chunks, MEAN=mean, WIDTH=width, **s.lanes(), **OPTIONS,
+        )  # fmt: skip
+        if sums:
+            finish(s, partial, q, center, weights if mean else None, False, mean, grad_q, grad_center, grad_weights)
+    return results
