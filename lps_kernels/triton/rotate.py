@@ -127,11 +127,12 @@ def launch_rotate(
     center: Tensor | None,
     num_nodes: Tensor | None,
     order: int,
+    wide: bool = False,
 ) -> Tensor:
-    """q^T (x - center) of every sample, in the order of perm (b, k, n) where there is one."""
+    """q^T (x - center) of every sample, in the order of perm (b, k, n) where there is one. wide: as it is computed."""
     x, perm, q, center, num_nodes = map(dense, (x, perm, q, center, num_nodes))
     s = space_of(name, x, q, center, num_nodes, order, False)
-    y = torch.empty(s.shape(True), dtype=x.dtype, device=x.device)
+    y = torch.empty(s.shape(True), dtype=q.dtype if wide else x.dtype, device=x.device)
     if not y.numel():
         return y
     with on(x):

@@ -71,7 +71,7 @@ def store_vectors(
 @triton.jit
 def ordered(order, node, n, count):
     """The nodes that an order (n,) names, and an impossible one where that is padding or no node at all."""
-    found = tl.load(order + node, mask=node < count, other=-1)
+    found = tl.load(order + node, mask=node < count, other=-1).to(tl.int64)
     return tl.where((found >= 0) & (found < count), found, 2**62)
 
 
