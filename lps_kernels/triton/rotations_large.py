@@ -1,4 +1,229 @@
-def turn(*a): raise NotImplementedError
-def turn_backward(*a): raise NotImplementedError
-def turn_back(*a): raise NotImplementedError
-def turn_back_backward(*a): raise NotImplementedError
+"""Matrices of any size on the space axis: products by tiles. Tensors take a launch for each of their two axes.
+
+Features are seen as (b, k or nothing, lines, d, c): a line is a node for vectors and for the first axis of tensors, whose
+other axis counts as channels then, and one of d lines of a node for the second. So one product and one sum of outer
+products serve both directions and both orders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.rotations import Space, nodes_of, ordered
+
+# Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is the
+# least that a product of tiles takes on every device.
+LANES, COLUMNS, STEPS, WARPS = 64, 64, 16, 4
+
+
+@triton.jit
+def source_of(order, line, per, n, count):
+    """The line that is read for each line, and one that there is not at padding; `per` lines make a node."""
+    node = line // per
+    if order is None:
+        return tl.where(node < count, line, 2**62)
+    else:
+        found = ordered(order, node, n, count)
+        return tl.where(found < count, found * per + line % per, 2**62)
+
+
+@triton.jit(do_not_specialize=["n", "k", "d", "per", "blocks", "parts", "centers"])
+def product_kernel(
+    y, x, q, before, after, order, num_nodes, weights, n, k, d, c, per, blocks, parts, centers,
+    TRANSPOSE: tl.constexpr, EACH: tl.constexpr, SUM: tl.constexpr, MEAN: tl.constexpr, LANES: tl.constexpr,
+    COLUMNS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """y = w (m (x - before) + after), m = q^T or q, of a block of lanes and of columns. EACH: x has samples. SUM: over
+    samples, MEAN: each counts 1 / k."""
+    dtype: tl.constexpr = q.dtype.element_ty
+    pid = tl.program_id(0)
+    part, block, item = pid % parts, (pid // parts % blocks).to(tl.int64), (pid // parts // blocks).to(tl.int64)
+    b = item if SUM else item // k
+    count, lines = nodes_of(num_nodes, b, n), n.to(tl.int64) * per
+    lane = block * LANES + tl.arange(0, LANES)
+    line, channel = lane // c, lane % c
+    a = part * COLUMNS + tl.arange(0, COLUMNS)
+    size = lines * d * c
+    total = tl.zeros((LANES, COLUMNS), dtype)
+    for sample in range(0 if SUM else item % k, k if SUM else item % k + 1):
+        row = b * k + sample
+        source = source_of(None if order is None else order + row * n, line, per, n, count)
+        live = source < lines
+        turned = tl.zeros((LANES, COLUMNS), dtype)
+        for start in range(0, d, STEPS):
+            e = start + tl.arange(0, STEPS)
+            at = x + (row if EACH else b) * size + (source[:, None] * d + e[None, :]) * c + channel[:, None]
+            mask = live[:, None] & (e < d)[None, :]
+            tile = tl.load(at, mask=mask, other=0).to(dtype)
+            if before is not None:
+                middle = tl.load(before + (b * centers + sample % centers) * d + e, mask=e < d, other=0)
+                tile = tl.where(mask, tile - middle[None, :], 0)
+            if TRANSPOSE:
+                at = q + row * d * d + e[:, None] * d + a[None, :]
+            else:
+                at = q + row * d * d + a[None, :] * d + e[:, None]
+            m = tl.load(at, mask=(e < d)[:, None] & (a < d)[None, :], other=0)
+            turned = tl.dot(tile, m, turned, input_precision="ieee", out_dtype=dtype)
+        if after is not None:
+            turned += tl.load(after + (b * centers + sample % centers) * d + a, mask=a < d, other=0)[None, :]
+        w = tl.full((), 1.0, dtype)
+        if weights is not None:
+            w = tl.load(weights + row)
+        elif MEAN:
+            w = w / k.to(dtype)
+        total += turned * w
+    total = tl.where((line // per < count)[:, None], total, 0)
+    at = y + item * size + (line[:, None] * d + a[None, :]) * c + channel[:, None]
+    tl.store(at, total.to(y.dtype.element_ty), mask=(line < lines)[:, None] & (a < d)[None, :])
+
+
+@triton.jit(do_not_specialize=["n", "k", "d", "per", "parts"])
+def outer_kernel(
+    s, totals, x, g, before, order, num_nodes, n, k, d, c, per, parts, centers,
+    EACH: tl.constexpr, EACH_GRAD: tl.constexpr, FORWARD: tl.constexpr, ADD: tl.constexpr, LANES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A tile of s[e, a] = sum over lanes of (x - before)[e] g[a], or s[a, e] unless FORWARD, and totals[a] = sum of g[a];
+    g is seen through an order. ADD: to what s holds."""
+    dtype: tl.constexpr = s.dtype.element_ty
+    pid = tl.program_id(0)
+    part, row = pid % (parts * parts), (pid // (parts * parts)).to(tl.int64)
+    b, sample = row // k, row % k
+    count, size = nodes_of(num_nodes, b, n), n.to(tl.int64) * per * d * c
+    e = part // parts * COLUMNS + tl.arange(0, COLUMNS)
+    a = part % parts * COLUMNS + tl.arange(0, COLUMNS)
+    total, sums = tl.zeros((COLUMNS, COLUMNS), dtype), tl.zeros((COLUMNS,), dtype)
+    for start in range(0, count * per * c, LANES):
+        lane = start + tl.arange(0, LANES)
+        line, channel = lane // c, lane % c
+        live = line < count * per
+        at = x + (row if EACH else b) * size + (line[None, :] * d + e[:, None]) * c + channel[None, :]
+        mask = live[None, :] & (e < d)[:, None]
+        tile = tl.load(at, mask=mask, other=0).to(dtype)
+        if before is not None:
+            middle = tl.load(before + (b * centers + sample % centers) * d + e, mask=e < d, other=0)
+            tile = tl.where(mask, tile - middle[:, None], 0)
+        source = source_of(None if order is None else order + row * n, line, per, n, count)
+        at = g + (row if EACH_GRAD else b) * size + (source[:, None] * d + a[None, :]) * c + channel[:, None]
+        incoming = tl.load(at, mask=(source < count * per)[:, None] & (a < d)[None, :], other=0).to(dtype)
+        total = tl.dot(tile, incoming, total, input_precision="ieee", out_dtype=dtype)
+        sums += tl.sum(incoming, 0)
+    at = row * d * d + (e[:, None] * d + a[None, :] if FORWARD else a[None, :] * d + e[:, None])
+    inside = (e < d)[:, None] & (a < d)[None, :]
+    if ADD:
+        total += tl.load(s + at, mask=inside, other=0)
+    tl.store(s + at, total, mask=inside)
+    if totals is not None:
+        tl.store(totals + row * d + a, sums, mask=(a < d) & (part // parts == 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One space axis of features as lines: how many of them a node has, and channels behind the axis."""
+
+    s: Space
+    per: int
+    c: int
+
+    def constants(self) -> dict:
+        return {"LANES": LANES, "COLUMNS": min(power_of_two(self.s.d, 16), COLUMNS), "num_warps": WARPS, **OPTIONS}
+
+    def product(
+        self, y, x, q, transpose, each, total=False, order=None, before=None, after=None, nodes=None, weights=None,
+        mean=False,
+    ) -> Tensor:  # fmt: skip
+        s, constants = self.s, self.constants()
+        blocks, parts = triton.cdiv(s.n * self.per * self.c, LANES), triton.cdiv(s.d, constants["COLUMNS"])
+        product_kernel[programs((s.b if total else s.b * s.k) * blocks * parts, "rotate")](
+            y, x, q, before, after, order, nodes, weights, s.n, s.k, s.d, self.c, self.per, blocks, parts,
+            max(s.centers, 1), TRANSPOSE=transpose, EACH=each, SUM=total, MEAN=mean, STEPS=STEPS, **constants,
+        )  # fmt: skip
+        return y
+
+    def outer(self, found, totals, x, g, each, each_grad, forward, order, nodes, before=None, add=False) -> None:
+        s, constants = self.s, self.constants()
+        parts = triton.cdiv(s.d, constants["COLUMNS"])
+        outer_kernel[programs(s.b * s.k * parts**2, "rotate_backward")](
+            found, totals, x, g, before, order, nodes, s.n, s.k, s.d, self.c, self.per, parts, max(s.centers, 1),
+            EACH=each, EACH_GRAD=each_grad, FORWARD=forward, ADD=add, **constants,
+        )  # fmt: skip
+
+
+def axes(s: Space) -> tuple[Axis, Axis | None]:
+    if s.order == 1:
+        return Axis(s, 1, s.c), None
+    return Axis(s, 1, s.d * s.c), Axis(s, s.d, s.c)
+
+
+def both(s: Space, y: Tensor, x: Tensor, q: Tensor, transpose: bool, each: bool, order, nodes, **last) -> Tensor:
+    """y of x, all of its axes; `last` goes to the product that writes y."""
+    first, second = axes(s)
+    if second is None:
+        return first.product(y, x, q, transpose, each, order=order, nodes=nodes, **last)
+    half = q.new_empty(s.shape(True))
+    first.product(half, x, q, transpose, each, order=order, nodes=nodes)
+    return second.product(y, half, q, transpose, True, nodes=nodes, **last)
+
+
+def matrix_sums(s: Space, x, g, q, forward: bool, each: bool, each_grad: bool, order, nodes, before=None) -> tuple:
+    """The gradient of q (b, k, d, d) as if weights were 1, and sums (b, k, d) of g over nodes and channels."""
+    found, totals = torch.empty_like(q), q.new_empty(q.shape[:3])
+    first, second = axes(s)
+    if second is None:
+        first.outer(found, totals, x, g, each, each_grad, forward, order, nodes, before)
+        return found, totals
+    half = q.new_empty(s.shape(True))  # x with the other axis turned
+    second.product(half, x, q, forward, each, nodes=nodes)
+    first.outer(found, None, half, g, True, each_grad, forward, order, nodes)
+    first.product(half, x, q, forward, each, nodes=nodes)
+    second.outer(found, None, half, g, True, each_grad, forward, order, nodes, add=True)
+    return found, totals
+
+
+def turn(s: Space, y: Tensor, x: Tensor, q: Tensor, center, perm, nodes) -> None:
+    both(s, y, x, q, True, False, perm, nodes, **({} if center is None else {"before": center}))
+
+
+def turn_backward(s: Space, grad_y, x, q, center, inverse, nodes, grad_x, grad_q, grad_center) -> None:
+    if grad_x.numel():
+        both(s, grad_x, grad_y, q, False, True, inverse, nodes, total=True)
+    if not grad_q.numel() and not grad_center.numel():
+        return
+    found, totals = matrix_sums(s, x, grad_y, q, True, False, True, inverse, nodes, center)
+    if grad_q.numel():
+        grad_q.copy_(found)
+    if grad_center.numel():
+        to_center = -(q * totals[..., None, :]).sum(-1)
+        grad_center.copy_(to_center.sum(1, keepdim=True) if s.centers == 1 else to_center)
+
+
+def turn_back(s: Space, x, y, q, center, inverse, nodes, weights, mean: bool) -> None:
+    both(
+        s, x, y, q, False, True, inverse, nodes, after=center, weights=weights if mean else None, total=mean, mean=mean
+    )
+
+
+def turn_back_backward(
+    s: Space, grad_x, y, q, center, perm, nodes, weights, mean: bool, grad_y, grad_q, grad_center, grad_weights
+) -> None:
+    weights = weights if mean else None
+    if grad_y.numel():
+        both(s, grad_y, grad_x, q, True, not mean, perm, nodes, weights=weights, mean=mean)
+    if not grad_q.numel() and not grad_center.numel() and not grad_weights.numel():
+        return
+    found, totals = matrix_sums(s, y, grad_x, q, False, True, not mean, perm, nodes)
+    w = (weights if weights is not None else q.new_full(q.shape[:2], 1 / s.k if mean else 1))[..., None]
+    if grad_q.numel():
+        grad_q.copy_(found * w[..., None])
+    if grad_center.numel():
+        to_center = totals * w
+        grad_center.copy_(to_center.sum(1, keepdim=True) if s.centers == 1 else to_center)
+    if grad_weights.numel():
+        along = (found * q).sum((-1, -2)) / s.order
+        grad_weights.copy_(along if center is None else along + (totals * center).sum(-1))
