@@ -1,4 +1,4 @@
-"""inverse_permute_rotate_mean: the kernels of inverse_rotate_mean, which gather nodes by their ranks as they read them."""
+"""inverse_permute_rotate_mean: inverse_rotate_mean, whose kernels gather nodes by rank as they read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Gram-Schmidt of small matrices in registers, one matrix a lane, and its derivative: as csrc/core/gram_schmidt.h.
 
 A vector is a tuple of its entries, each a tensor over lanes. A complex vector of d entries is a real one of 2 d: with
-J w for i times w, the projection on w is that on the two real vectors w and J w. So `basis` holds PARTS vectors a column,
-and what is written for real numbers serves complex ones.
+J w for i times w, the projection on w is that on the two real vectors w and J w. So `basis` holds PARTS vectors a
+column, and what is written for real numbers serves complex ones.
 """
 
 import triton
@@ -228,7 +228,9 @@ def orthonormalize_backward(q, columns, flags, g, D: tl.constexpr, M: tl.constex
         for i in tl.static_range(j):
             g_i = subtract(g[i], one, conjugate_times(r, i, p, SIZE, PARTS), SIZE)
             g_i = subtract(g_i, one, conjugate_times(h, i, q[j], SIZE, PARTS), SIZE)
-            change = subtract(conjugate_times(r, i, along, SIZE, PARTS), -inverse, conjugate_times(h, i, rest, SIZE, PARTS), SIZE)
+            change = subtract(
+                conjugate_times(r, i, along, SIZE, PARTS), -inverse, conjugate_times(h, i, rest, SIZE, PARTS), SIZE
+            )
             below = below + (select(coupled, subtract(g_i, one, change, SIZE), g_i, SIZE),)
         g = below
         result = (scale(p, factor, SIZE),) + result

@@ -14,7 +14,8 @@ ROWS = 32  # samples at a time
 @triton.jit(do_not_specialize=["k", "blocks", "centers"])
 def finish_kernel(
     grad_q, grad_center, grad_weights, partial, q, center, weights, k, blocks, centers,
-    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, FORWARD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, FORWARD: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """One input. partial holds the gradient of q as if weights were 1, then sums of the incoming gradient."""
     dtype: tl.constexpr = q.dtype.element_ty

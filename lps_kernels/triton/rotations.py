@@ -210,15 +210,15 @@ def space_of(
     """Sizes, checked for what would read or write out of bounds."""
     lead = 2 if samples else 1
     if order not in (1, 2) or q.dim() != 4 or q.shape[2] != q.shape[3] or q.dtype != compute(x.dtype)[0]:
-        raise ValueError(f"{name}: expected order 1 or 2 and q (b, k, d, d) in the computing dtype, got {order}, {q.dtype}")
+        raise ValueError(
+            f"{name}: expected order 1 or 2 and q (b, k, d, d) in the computing dtype, got {order}, {q.dtype}"
+        )
     b, k, d, _ = q.shape
     if x.dim() != lead + order + 2 or x.shape[: 2 if samples else 1] != q.shape[: 2 if samples else 1]:
         raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
     if any(size != d for size in x.shape[lead + 1 : -1]):
         raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
-    if center is not None and (
-        order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype
-    ):
+    if center is not None and (order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype):
         raise ValueError(f"{name}: expected center (b, 1 or k, d) for order 1, got {tuple(center.shape)}")
     if num_nodes is not None and (num_nodes.numel() != b or num_nodes.dtype != torch.int64):
         raise ValueError(f"{name}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")

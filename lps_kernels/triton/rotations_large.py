@@ -1,8 +1,8 @@
 """Matrices of any size on the space axis: products by tiles. Tensors take a launch for each of their two axes.
 
-Features are seen as (b, k or nothing, lines, d, c): a line is a node for vectors and for the first axis of tensors, whose
-other axis counts as channels then, and one of d lines of a node for the second. So one product and one sum of outer
-products serve both directions and both orders.
+Features are seen as (b, k or nothing, lines, d, c): a line is a node for vectors and for the first axis of tensors,
+whose other axis counts as channels then, and one of d lines of a node for the second. So one product and one sum of
+outer products serve both directions and both orders.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
 from lps_kernels.triton.rotations import Space, nodes_of, ordered
 
-# Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is the
-# least that a product of tiles takes on every device.
+# Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
+# the least that a product of tiles takes on every device.
 LANES, COLUMNS, STEPS, WARPS = 64, 64, 16, 4
 
 
@@ -39,8 +39,10 @@ def product_kernel(
     TRANSPOSE: tl.constexpr, EACH: tl.constexpr, SUM: tl.constexpr, MEAN: tl.constexpr, LANES: tl.constexpr,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """y = w (m (x - before) + after), m = q^T or q, of a block of lanes and of columns. EACH: x has samples. SUM: over
-    samples, MEAN: each counts 1 / k."""
+    """y = w (m (x - before) + after), m = q^T or q, of a block of lanes and of columns.
+
+    EACH: x has samples. SUM: over samples. MEAN: each counts 1 / k.
+    """
     dtype: tl.constexpr = q.dtype.element_ty
     pid = tl.program_id(0)
     part, block, item = pid % parts, (pid // parts % blocks).to(tl.int64), (pid // parts // blocks).to(tl.int64)
@@ -89,8 +91,10 @@ def outer_kernel(
     EACH: tl.constexpr, EACH_GRAD: tl.constexpr, FORWARD: tl.constexpr, ADD: tl.constexpr, LANES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of s[e, a] = sum over lanes of (x - before)[e] g[a], or s[a, e] unless FORWARD, and totals[a] = sum of g[a];
-    g is seen through an order. ADD: to what s holds."""
+    """A tile of s[e, a] = sum over lanes of (x - before)[e] g[a], or s[a, e] unless FORWARD; totals[a] = sum of g[a].
+
+    g is seen through an order. ADD: to what s holds.
+    """
     dtype: tl.constexpr = s.dtype.element_ty
     pid = tl.program_id(0)
     part, row = pid % (parts * parts), (pid // (parts * parts)).to(tl.int64)
