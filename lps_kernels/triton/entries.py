@@ -29,26 +29,44 @@ def pack(parts, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_rows(at, rows, c, COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr):
-    """Entries of `rows` rows of c x COUNT numbers from `at` on: (LANES,) tensors, zero beyond; lanes are (row, c)."""
-    run = tl.arange(0, LANES * PADDED)
+def skew_of(at, SKEW: tl.constexpr):
+    """How many numbers `at` is behind a sector's start, so that a warp's 128 bytes are four sectors and not five."""
+    if SKEW:
+        size: tl.constexpr = at.dtype.element_ty.primitive_bitwidth // 8
+        return (at.to(tl.int64) // size % (32 // size)).to(tl.int32)
+    else:
+        return 0
+
+
+@triton.jit
+def load_rows(
+    at, rows, c, COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr, SKEW: tl.constexpr = False
+):  # fmt: skip
+    """Entries of `rows` rows of c x COUNT numbers from `at` on: (LANES,) tensors, zero beyond; lanes are (row, c).
+
+    SKEW: rows may begin within a sector; a padded tile has room to begin where the sector does.
+    """
+    run, skew = tl.arange(0, LANES * PADDED), skew_of(at, SKEW)
+    here = (run >= skew) & (run < rows * (c * COUNT) + skew)
     # A hint of contiguity 1: else each thread would take four numbers, one at a time, as the mask has no alignment.
-    flat = tl.load(at + tl.max_contiguous(run, 1), mask=run < rows * (c * COUNT), other=0)
+    flat = tl.load(at + tl.max_contiguous(run - skew, 1), mask=here, other=0)
     lane, entry = run % LANES, run // LANES
-    source = lane // c * (c * COUNT) + entry * c + lane % c
+    source = lane // c * (c * COUNT) + entry * c + lane % c + skew
     held = (entry < COUNT) & (lane < rows * c)
     return unpack(tl.where(held, tl.gather(flat, tl.where(held, source, 0), 0), 0), PADDED)
 
 
 @triton.jit
-def store_rows(at, entries, rows, c, COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr):
+def store_rows(
+    at, entries, rows, c, COUNT: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr, SKEW: tl.constexpr = False
+):  # fmt: skip
     """Undo `load_rows`."""
-    run = tl.arange(0, LANES * PADDED)
-    written = run < rows * (c * COUNT)
-    row, within = run // (c * COUNT), run % (c * COUNT)
+    number = tl.arange(0, LANES * PADDED) - skew_of(at, SKEW)
+    written = (number >= 0) & (number < rows * (c * COUNT))
+    row, within = number // (c * COUNT), number % (c * COUNT)
     source = within // c * LANES + row * c + within % c
     flat = tl.gather(pack(pad(entries, COUNT, PADDED), PADDED), tl.where(written, source, 0), 0)
-    tl.store(at + tl.max_contiguous(run, 1), flat.to(at.dtype.element_ty), mask=written)
+    tl.store(at + tl.max_contiguous(number, 1), flat.to(at.dtype.element_ty), mask=written)
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from lps_kernels.triton.rotations import (
     shifted,
     space_of,
     store_vectors,
+    transposed,
 )
 from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
 
@@ -31,7 +32,7 @@ from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
 def inverse_rotate_mean_kernel(
     x, y, q, center, inverse, num_nodes, weights, n, k, c, blocks, chunks, centers,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr,
+    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr,
 ):  # fmt: skip
     """MEAN: all samples of an input's block, else the samples of a chunk, each for itself."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
@@ -48,13 +49,14 @@ def inverse_rotate_mean_kernel(
         row = b * k + sample
         at = y + row * row_size
         if inverse is None:
-            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
         else:
             rank = ordered(inverse + row * n, node, n, count)
-            v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True)
-        v = apply_matrix(load_matrix(q + row * D * D, D, False), v, D, ORDER)
+            v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
+        m = load_matrix(q + row * D * D, D, LANES, THREADS)
+        v = apply_matrix(transposed(m, D), v, D, ORDER)
         if center is not None:
-            v = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, 1.0)
+            v = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, 1.0, LANES, THREADS)
         if MEAN:
             w = 1.0
             if weights is not None:
@@ -65,7 +67,7 @@ def inverse_rotate_mean_kernel(
             total = added
         else:
             at = x + row * row_size
-            store_vectors(at, v, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+            store_vectors(at, v, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
     if MEAN:
         if weights is None:
             share = tl.full((LANES,), 1.0, dtype) / k.to(dtype)
@@ -74,14 +76,14 @@ def inverse_rotate_mean_kernel(
                 mean = mean + (total[e] * share,)
             total = mean
         at = x + b * row_size
-        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
 def inverse_rotate_mean_backward_kernel(
     grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, blocks, chunks,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr, WIDTH: tl.constexpr,
+    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """grad_y of a block of nodes of some samples, and its part of the gradients of q, center and weights."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
@@ -92,31 +94,32 @@ def inverse_rotate_mean_backward_kernel(
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
     if MEAN and perm is None:
         at = grad_x + b * row_size
-        g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
     samples = tl.cdiv(k, chunks)
     for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
         row = b * k + sample
         source = grad_x + (b if MEAN else row) * row_size
         if perm is not None:
             place = ordered(perm + row * n, node, n, count)
-            g = load_vectors(source, first, per, place, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+            g = load_vectors(source, first, per, place, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
         elif not MEAN:
-            g = load_vectors(source, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+            g = load_vectors(source, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+        m = load_matrix(q + row * D * D, D, LANES, THREADS)
         if grad_y is not None:
             w = tl.full((), 1.0, dtype)
             if MEAN:
                 w = tl.load(weights + row) if weights is not None else w / k.to(dtype)
-            turned = apply_matrix(load_matrix(q + row * D * D, D, True), g, D, ORDER)
+            turned = apply_matrix(m, g, D, ORDER)
             weighted = ()
             for e in tl.static_range(COUNT):
                 weighted = weighted + (turned[e] * w,)
             at = grad_y + row * row_size
-            store_vectors(at, weighted, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+            store_vectors(at, weighted, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
         if partial is not None:
             at = y + row * row_size
-            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
             # Exchanged, so that entries come in the order of q: of g y^T where y_a is q_ae x_e.
-            sums = matrix_gradient(load_matrix(q + row * D * D, D, False), v, g, D, ORDER)
+            sums = matrix_gradient(transposed(m, D), v, g, D, ORDER)
             turned_sums = ()
             for a in tl.static_range(D):
                 for e in tl.static_range(D):
@@ -179,7 +182,7 @@ def launch_inverse(
         chunks, blocks = 1 if mean else triton.cdiv(s.k, SAMPLES), s.blocks()
         inverse_rotate_mean_kernel[programs(s.b * chunks * blocks, name)](
             x, y, q, center, inverse, num_nodes, weights, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), MEAN=mean,
-            **s.lanes(), **OPTIONS,
+            **s.lanes(y.element_size()), **OPTIONS,
         )  # fmt: skip
     return x
 
@@ -231,7 +234,7 @@ def launch_inverse_backward(
         partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
         inverse_rotate_mean_backward_kernel[programs(s.b * chunks * blocks, name)](
             grad_y if need_y else None, partial, grad_x, y, q, center, perm, num_nodes, weights if mean else None,
-            s.n, s.k, s.c, blocks, chunks, MEAN=mean, WIDTH=width, **s.lanes(), **OPTIONS,
+            s.n, s.k, s.c, blocks, chunks, MEAN=mean, WIDTH=width, **s.lanes(y.element_size()), **OPTIONS,
         )  # fmt: skip
         if sums:
             finish(s, partial, q, center, weights if mean else None, False, mean, grad_q, grad_center, grad_weights)

@@ -23,6 +23,7 @@ from lps_kernels.triton.rotations import (
     shifted,
     space_of,
     store_vectors,
+    transposed,
 )
 from lps_kernels.triton.rotations_large import turn, turn_backward
 
@@ -31,8 +32,9 @@ from lps_kernels.triton.rotations_large import turn, turn_backward
 def rotate_kernel(
     y, x, q, center, perm, num_nodes, n, k, c, blocks, chunks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    SAMPLES: tl.constexpr,
+    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
+    """y of a block of nodes of some samples. SHARED: one center for all of them."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
     dtype: tl.constexpr = q.dtype.element_ty
     block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -41,28 +43,32 @@ def rotate_kernel(
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
     if perm is None:
         at = x + b * row_size
-        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+        if SHARED:
+            v = shifted(v, center + b * D, node < count, D, -1.0, LANES, THREADS)
     for sample in range(chunk * SAMPLES, tl.minimum((chunk + 1) * SAMPLES, k)):
         row = b * k + sample
-        m = load_matrix(q + row * D * D, D, True)
+        m = load_matrix(q + row * D * D, D, LANES, THREADS)
         live = node < count
         if perm is not None:
             source = ordered(perm + row * n, node, n, count)
             live = source < count
-            v = load_vectors(x + b * row_size, first, per, source, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+            v = load_vectors(
+                x + b * row_size, first, per, source, channel, count, c, dtype, COUNT, PADDED, LANES, True, False
+            )
         u = v
-        if center is not None:
-            u = shifted(v, center + (b * centers + sample % centers) * D, live, D, -1.0)
+        if center is not None and (perm is not None or not SHARED):
+            u = shifted(v, center + (b * centers + sample % centers) * D, live, D, -1.0, LANES, THREADS)
         u = apply_matrix(m, u, D, ORDER)
         at = y + row * row_size
-        store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+        store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "centers"])
 def rotate_backward_kernel(
     grad_x, partial, grad_y, x, q, center, inverse, num_nodes, n, k, c, blocks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    WIDTH: tl.constexpr,
+    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """grad_x of a block of nodes, and its part of the gradients of q and center: all samples, one after the other."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
@@ -72,7 +78,9 @@ def rotate_backward_kernel(
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
     if partial is not None:
         at = x + b * row_size
-        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+        if SHARED:
+            v = shifted(v, center + b * D, node < count, D, -1.0, LANES, THREADS)
     total = ()
     for _ in tl.static_range(COUNT):
         total = total + (tl.zeros((LANES,), dtype),)
@@ -80,26 +88,28 @@ def rotate_backward_kernel(
         row = b * k + sample
         at = grad_y + row * row_size
         if inverse is None:
-            g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT)
+            g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
         else:
             rank = ordered(inverse + row * n, node, n, count)
-            g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True)
+            g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
+        m = load_matrix(q + row * D * D, D, LANES, THREADS)
         if grad_x is not None:
-            back = apply_matrix(load_matrix(q + row * D * D, D, False), g, D, ORDER)
+            back = apply_matrix(transposed(m, D), g, D, ORDER)
             added = ()
             for e in tl.static_range(COUNT):
                 added = added + (total[e] + back[e],)
             total = added
         if partial is not None:
             u = v
-            if center is not None:
-                u = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, -1.0)
-            sums = matrix_gradient(load_matrix(q + row * D * D, D, True), u, g, D, ORDER) + g
+            if center is not None and not SHARED:
+                at = center + (b * centers + sample) * D
+                u = shifted(v, at, node < count, D, -1.0, LANES, THREADS)
+            sums = matrix_gradient(m, u, g, D, ORDER) + g
             to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
             tl.store(to, lane_sums(sums, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
     if grad_x is not None:
         at = grad_x + b * row_size
-        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT)
+        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 def rotate(x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int) -> Tensor:
@@ -141,8 +151,8 @@ def launch_rotate(
             return y
         chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
         rotate_kernel[programs(s.b * chunks * blocks, name)](
-            y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), SAMPLES=SAMPLES,
-            **s.lanes(), **OPTIONS,
+            y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), SHARED=s.centers == 1, SAMPLES=SAMPLES,
+            **s.lanes(x.element_size()), **OPTIONS,
         )  # fmt: skip
     return y
 
@@ -181,7 +191,7 @@ def launch_backward(
         partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
         rotate_backward_kernel[programs(s.b * blocks, name)](
             grad_x if need_x else None, partial, grad_y, x, q, center, inverse, num_nodes, s.n, s.k, s.c, blocks,
-            max(s.centers, 1), WIDTH=width, **s.lanes(), **OPTIONS,
+            max(s.centers, 1), SHARED=s.centers == 1, WIDTH=width, **s.lanes(x.element_size()), **OPTIONS,
         )  # fmt: skip
         if sums:
             finish(s, partial, q, None, None, True, False, grad_q, grad_center, None)
