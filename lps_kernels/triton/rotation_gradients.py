@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lps_kernels.triton.launch import OPTIONS, programs
 
-ROWS = 32  # samples at a time
+ROWS = 16  # samples at a time
 
 
 @triton.jit(do_not_specialize=["k", "blocks", "centers"])

@@ -19,7 +19,7 @@ from lps_kernels.triton.rotations import Space, nodes_of, ordered
 
 # Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
 # the least that a product of tiles takes on every device.
-LANES, COLUMNS, STEPS, WARPS = 64, 64, 16, 4
+LANES, COLUMNS, STEPS, WARPS = 32, 32, 16, 4
 
 
 @triton.jit

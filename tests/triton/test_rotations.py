@@ -1,4 +1,4 @@
-"""Rotation kernels in Triton, beyond what test_every_op.py asks of every backend: hard matrices, many blocks, traffic."""
+"""Rotation kernels in Triton, beyond what test_every_op.py asks of each backend: hard matrices, blocks, traffic."""
 
 import dataclasses
 
@@ -7,11 +7,12 @@ import torch
 
 triton = pytest.importorskip("triton")
 
+from test_gram_schmidt import gradient, hard_matrices, normals, relative_rms  # noqa: E402
+
 from lps_kernels import testing  # noqa: E402
 from lps_kernels.op import OPS  # noqa: E402
 from lps_kernels.ops.gram_schmidt import _gram_schmidt  # noqa: E402
 from lps_kernels.testing import Case  # noqa: E402
-from tests.test_gram_schmidt import gradient, hard_matrices, normals, relative_rms  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, nor a simulated one")
 
@@ -36,7 +37,7 @@ def on_triton(v, special):
     return _gram_schmidt(v.cuda(), special, backend="triton")
 
 
-def pairs(d: int, m: int, *complex_: bool) -> torch.Tensor:
+def pairs(d: int, m: int) -> torch.Tensor:
     return torch.stack((hard_matrices(d, m), hard_matrices(d, m, seed=5)), -1)
 
 
