@@ -20,15 +20,15 @@ SHAPES = [(1, 1), (2, 2), (3, 3), (4, 4), (3, 2), (4, 1), (5, 5), (8, 8), (16, 1
 COMPLEX_SHAPES = [(1, 1), (2, 2), (3, 3), (3, 1), (5, 4), (8, 8)]
 # Sizes that are no block's, several blocks, channels in runs and entry by entry, more samples than a program turns.
 BLOCKS = (
-    Case(b=3, k=10, n=300, c=1),
+    Case(b=2, k=9, n=300, c=1),
     Case(b=2, k=9, n=130, c=3, d=2),
     Case(b=2, k=2, n=50, c=70),
     Case(b=1, k=2, n=3, c=300, d=4, ragged=False),
-    Case(b=2, k=9, n=70, c=5, order=2),
+    Case(b=1, k=9, n=40, c=5, order=2, ragged=False),
     Case(b=1, k=2, n=9, c=65, order=2, d=2),
-    Case(b=2, k=9, n=70, c=3, d=20),
-    Case(b=1, k=2, n=11, c=2, d=70, order=1),
-    Case(b=2, k=3, n=9, c=3, d=17, order=2),
+    Case(b=1, k=3, n=20, c=3, d=20, ragged=False),
+    Case(b=1, k=2, n=5, c=1, d=70, ragged=False),
+    Case(b=1, k=2, n=5, c=2, d=17, order=2, ragged=False),
 )
 EXAMPLES = ("rotate", "inverse_rotate_mean", "permute_rotate", "inverse_permute_rotate_mean")
 
@@ -152,13 +152,12 @@ def test_sizes_do_not_compile_anew():
         return sum(len(held[0]) for held in rotate_kernel.device_caches.values())
 
     op = OPS["rotate"]
-    for n in (65, 100, 128):  # one block size, two alignments at most
-        testing.arguments(op, Case(n=n))
     op(*testing.arguments(op, Case(n=128, c=1), device="cuda"), backend="triton")
     before = compiled()
+    assert before > 0
     for n in range(65, 128, 9):
         op(*testing.arguments(op, Case(n=n, c=1, b=n // 20, k=n % 4 + 1), device="cuda"), backend="triton")
-    assert compiled() <= before + 1
+    assert compiled() <= before + 1  # rows begin within sectors or not
 
 
 def test_compiles_without_a_graph_break():
