@@ -14,7 +14,7 @@ from lps_kernels.triton.launch import power_of_two, programs
 from lps_kernels.triton.orthonormalize import COMPLETION
 
 # Not fused: where threads add each other's products, x + shuffled x, contraction rounds the copies of one sum in two
-# ways, and a vector whose copies differ by an ulp of what it was before a projection is not made orthogonal by a second.
+# ways, and a vector whose copies differ by an ulp of what it was before a projection is not made orthogonal again.
 OPTIONS = {"enable_fp_fusion": False}
 # Warps by numbers in a tile; beyond the last, the derivative, with five tiles at once, would not fit in registers. In
 # float64 that of the largest does not quite: 128 bytes a thread spill.

@@ -151,8 +151,8 @@ def launch_rotate(
             return y
         chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
         rotate_kernel[programs(s.b * chunks * blocks, name)](
-            y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), SHARED=s.centers == 1, SAMPLES=SAMPLES,
-            **s.lanes(x.element_size()), **OPTIONS,
+            y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1),
+            SHARED=s.centers == 1, SAMPLES=SAMPLES, **s.lanes(x.element_size()), **OPTIONS,
         )  # fmt: skip
     return y
 

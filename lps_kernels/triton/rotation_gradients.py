@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, programs
+from lps_kernels.triton.large_gram_schmidt import OPTIONS  # sums of products over threads, as there
+from lps_kernels.triton.launch import programs
 
 ROWS = 16  # samples at a time
 

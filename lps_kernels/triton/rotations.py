@@ -150,11 +150,14 @@ def apply_matrix(m, v, D: tl.constexpr, ORDER: tl.constexpr):
 
 @triton.jit
 def outer(x, g, D: tl.constexpr, REST: tl.constexpr, STRIDE: tl.constexpr, STEP: tl.constexpr):
-    """Entry e * D + a: sum of x[e] g[a] over REST others. STRIDE is that of the axis of e and a, STEP of the others."""
+    """Entry e * D + a: sum of x[e] g[a] over REST others. STRIDE is that of the axis of e and a, STEP of the others.
+
+    Added to 0, so that no product is left that a sum over threads would contract: its copies would round differently.
+    """
     result = ()
     for e in tl.static_range(D):
         for a in tl.static_range(D):
-            total = x[e * STRIDE] * g[a * STRIDE]
+            total = x[e * STRIDE] * g[a * STRIDE] + 0.0
             for i in tl.static_range(1, REST):
                 total += x[e * STRIDE + i * STEP] * g[a * STRIDE + i * STEP]
             result = result + (total,)
