@@ -124,6 +124,10 @@ CASES = {
     "permutation_entropy": [{"n": n} for n in (188, 444, 4096)],
     "permute": [{"n": 188, "c": 16}, {"n": 188, "c": 4, "order": 2}, {"n": 444, "c": 1, "order": 2}],
     "inverse_permute_mean": [{"n": 188, "c": 16}, {"n": 188, "c": 4, "order": 2}],
+    "gram_schmidt": [{"d": d, "m": d} for d in (2, 3, 4, 16)],
+    "random_orthogonal": [{"d": d} for d in (3, 8)],
+    "rotate": [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 64, "c": 8, "order": 2}, {"n": 64, "c": 8, "d": 8}],
+    "inverse_rotate_mean": [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 64, "c": 8, "order": 2}],
 }
 
 

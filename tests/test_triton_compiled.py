@@ -15,6 +15,13 @@ CASES = {
     "permutation_entropy": testing.Case(n=60),
     "permute": testing.Case(n=60, c=16),
     "inverse_permute_mean": testing.Case(n=60, c=16, weighted=True),
+    "gram_schmidt": testing.Case(b=8),
+    "random_orthogonal": testing.Case(),
+    "rotate": testing.Case(n=60, c=1),
+    "inverse_rotate_mean": testing.Case(n=60, c=4, order=2, weighted=True),
+    "sample_rotate": testing.Case(n=60, c=1),
+    "permute_rotate": testing.Case(n=60, c=1, soft=False),
+    "inverse_permute_rotate_mean": testing.Case(n=60, c=1, soft=False),
 }
 
 
