@@ -130,7 +130,7 @@ void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const
   const int64_t others = u.edges ? count : 1;
   const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
   const int64_t low = bound(part), high = bound(part + 1);
-  if (count == 0 || low == high) return;
+  if (count == 0 || low == high || u.c == 0) return;
   if (u.edges && axis == 0) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
   auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
   sums.start(count);
