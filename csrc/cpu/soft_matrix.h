@@ -4,7 +4,7 @@
 #include <tuple>
 
 #include "cpu/channels.h"
-#include "cpu/permute.h"
+#include "cpu/gather.h"
 #include "cpu/stream_sums.h"
 
 namespace lps::cpu {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/channels.h"
-#include "cpu/permute.h"
+#include "cpu/gather.h"
 
 namespace lps::cpu {
 
