@@ -113,17 +113,22 @@ inline void subtract_rows(Complex<T>* y, const Complex<T>* s, const Complex<T>* 
   }
 }
 
+// |u|^2, added up in double: half of its error is that of every column's length.
 template <class N>
 inline Real<N> square_of(const N* u, int64_t length) {
+  double sum = 0;
   if constexpr (std::is_floating_point_v<N>) {
-    N sum;
-    dot_block<1, 1>(u, u, length, &sum);
-    return sum;
+    constexpr int lanes = kLanes<N>;
+    double parts[lanes] = {};
+    for (int64_t i = 0; i < length; i += lanes) {
+#pragma GCC unroll 16
+      for (int l = 0; l < lanes; ++l) parts[l] += static_cast<double>(u[i + l]) * u[i + l];
+    }
+    for (const double part : parts) sum += part;
   } else {
-    Real<N> sum = 0;
-    for (int64_t i = 0; i < length; ++i) sum += square(u[i]);
-    return sum;
+    for (int64_t i = 0; i < length; ++i) sum += static_cast<double>(square(u[i]));
   }
+  return static_cast<Real<N>>(sum);
 }
 
 }  // namespace lps::cpu
