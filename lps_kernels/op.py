@@ -119,8 +119,12 @@ class Op:
             self.kernels["triton"] = getattr(getattr(torch.ops, f"{NAMESPACE}_triton"), name).default
         fast = [backend for backend in reversed(self.kernels) if backend != "triton" or not INTERPRETS]
         self._automatic = {BACKENDS[backend][0]: backend for backend in fast}
-        arguments = self.kernel._schema.arguments
-        self._first = next(i for i, a in enumerate(arguments) if isinstance(a.type, torch.TensorType))
+        kinds = [str(a.type) for a in self.kernel._schema.arguments]
+        self._first = kinds.index("Tensor")
+        # Which arguments may be tensors, which are none, and the order that puts the two together again.
+        self._tensors = [i for i, kind in enumerate(kinds) if "Tensor" in kind]
+        self._constants = [i for i, kind in enumerate(kinds) if "Tensor" not in kind]
+        self._order = [(self._tensors + self._constants).index(i) for i in range(len(kinds))]
         OPS[name] = self
 
     def _register(self) -> None:
@@ -159,13 +163,17 @@ class Op:
             return _Differentiable.call(self.name, chosen, *args)
         return self.kernels[chosen](*args)
 
-    def gradient(self, name: str, needs: tuple[bool, ...], grads: tuple, args: tuple, saved: tuple) -> tuple:
+    def gradient(self, name: str, needs: list[bool], grads: tuple, args: list, saved: Sequence[Tensor]) -> tuple:
         """Gradients of the differentiable arguments; those that `needs` leaves out may be anything."""
         if self.backward is None:
             return _vector_jacobian_product(self, needs, grads, args)
-        chosen = name if self.backward.has_kernel(name) else "reference"
-        mask = sum([need << i for i, need in enumerate(needs)])
-        gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
+        mask = sum([1 << i for i, need in enumerate(needs) if need])
+        kernel = self.backward.kernels.get(name)
+        if kernel is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            chosen = "reference" if kernel is None else name
+            gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
+        else:
+            gradients = kernel(*grads, *args, *saved, mask)
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
     def _vmap(self, kernel, info, in_dims, *args):
@@ -316,29 +324,34 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.op_name, ctx.backend_name, *args = inputs
-        outs = output if isinstance(output, tuple) else (output,)
-        ctx.constants = [None if isinstance(a, Tensor) else a for a in args]
-        constant = [o for o in outs if not o.is_floating_point()]
-        if constant:  # torch.compile wants several outputs where this is called at all
-            ctx.mark_non_differentiable(*constant)
+        op, args = OPS[inputs[0]], inputs[2:]
+        ctx.names, ctx.constants = inputs[:2], [args[i] for i in op._constants]
         ctx.set_materialize_grads(False)
-        saved = [outs[i] for i in OPS[ctx.op_name].saves]
-        ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in args], *saved)
+        tensors = [args[i] for i in op._tensors]
+        if isinstance(output, tuple):  # a single one is floating point: torch.compile would not call this otherwise
+            constant = [o for o in output if not o.is_floating_point()]
+            if constant:
+                ctx.mark_non_differentiable(*constant)
+            tensors += [output[i] for i in op.saves]
+        elif op.saves:
+            tensors.append(output)
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, *grads):
-        count = len(ctx.constants)
-        gradients: list[Tensor | None] = [None] * (2 + count)
+        op_name, backend_name = ctx.names
+        op = OPS[op_name]
+        gradients: list[Tensor | None] = [None] * (2 + len(op._order))
         if all(g is None for g in grads):
             return tuple(gradients)
-        op, saved = OPS[ctx.op_name], ctx.saved_tensors
-        args = tuple([c if s is None else s for s, c in zip(saved, ctx.constants)])
+        count, saved = len(op._tensors), ctx.saved_tensors
+        parts = [*saved[:count], *ctx.constants]
         needed = ctx.needs_input_grad  # a new tuple each time
-        needs = tuple([needed[i + 2] for i in op.differentiable])
-        found = op.gradient(ctx.backend_name, needs, grads, args, saved[count:])
+        needs = [needed[i + 2] for i in op.differentiable]
+        found = op.gradient(backend_name, needs, grads, [parts[i] for i in op._order], saved[count:])
         for i, need, g in zip(op.differentiable, needs, found):
-            gradients[i + 2] = g if need else None
+            if need:
+                gradients[i + 2] = g
         return tuple(gradients)
 
 
