@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes: Python >= 3.10, make and a C++17 compiler are
 # enough. Stamps in it tell what is done, so a second run starts at once and changed C++ sources are built again.
 PYTHON ?= python3
+GPU_PYTHON := $(shell command -v $(PYTHON))
 VENV ?= .venv
 # Which torch goes into .venv. Where plain pip would take a build with CUDA and the one for CPUs is wanted:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,7 +18,7 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-triton build bench fuzz sanitize lint format readme wheel docs info clean distclean
+.PHONY: gpu demo test test-triton build bench fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -39,6 +40,11 @@ info: build
 bench: build
 	$(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-json=build/benchmark.json $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.readme --write
+
+# On a machine with an NVIDIA GPU, with the torch that PYTHON has and without .venv or a network: builds, tests and times.
+# SMALL=1 tests only, at sizes for a simulated device.
+gpu:
+	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
 
 fuzz: build
 	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzz.py $(PYTEST_ARGS)

@@ -7,7 +7,7 @@ a tensor with one, and its gradient.
 import torch
 
 import lps_kernels as lk
-from benchmarks.measure import OURS, Case, Work
+from benchmarks.measure import OURS, Case, Draw, Work
 
 CASES = [
     Case(f"{op}, 8 rows n=8, {way}", {"op": op, "grad": way != "forward"}, quick=op == "transform_input")
@@ -17,10 +17,10 @@ CASES = [
 
 
 def build(op: str, grad: bool, b: int = 8, n: int = 8, c: int = 8) -> Work:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(b, 1, n, generator=generator).requires_grad_(grad)
-    x = torch.randn(b, n, c, generator=generator).requires_grad_(grad)
-    y_k = torch.randn(b, 1, n, c, generator=generator).requires_grad_(grad)
+    draw = Draw()
+    scores = draw(b, 1, n).requires_grad_(grad)
+    x = draw(b, n, c).requires_grad_(grad)
+    y_k = draw(b, 1, n, c).requires_grad_(grad)
     fixed = lk.Permutation.from_scores(scores)
     # Elements that start a graph of their own, so that backward is that of the op alone.
     g = lk.Permutation(fixed.perm, *(_leaf(s) for s in (fixed._t, fixed._row, fixed._col)), None)

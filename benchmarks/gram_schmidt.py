@@ -4,7 +4,7 @@ import torch
 
 import lps_kernels as lk
 from benchmarks import rivals
-from benchmarks.measure import OURS, Case, Work
+from benchmarks.measure import OURS, Case, Draw, Work
 
 SMALL = {"eager": 100, "linalg.qr": 50}
 CASES = [
@@ -19,9 +19,9 @@ CASES = [
 
 
 def build(b: int, d: int, grad: bool = False) -> Work:
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(b, d, d, generator=generator).requires_grad_(grad)
-    upstream = torch.randn(b, d, d, generator=generator)
+    draw = Draw()
+    v = draw(b, d, d).requires_grad_(grad)
+    upstream = draw(b, d, d)
 
     def step(function):
         if not grad:

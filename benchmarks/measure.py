@@ -11,10 +11,40 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 OURS = "lps_kernels"
 COPY = "copy"
 TARGET = 0.01  # seconds a timed stretch lasts at least, so that the clock and the loop cost nothing
+
+_device = torch.device("cpu")
+
+
+def device() -> torch.device:
+    """Where everything is measured."""
+    return _device
+
+
+def use(name: str) -> None:
+    """Measure on this device from now on: "cpu" or "cuda"."""
+    global _device
+    _device = torch.device(name)
+
+
+def wait() -> None:
+    """Until the device has done what it was given."""
+    if _device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Draw:
+    """Random inputs on the device that is measured, the same for every run."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator(_device).manual_seed(0)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=_device)
 
 
 @dataclass(frozen=True)
@@ -27,6 +57,7 @@ class Case:
     quick: bool = False  # small enough for --quick
     sweep: bool = False  # a point of the plot of ratio against n
     compiled: bool = True  # torch.compile the rivals too
+    devices: tuple[str, ...] = ("cpu", "cuda")  # where this row tells something
 
 
 @dataclass
@@ -60,7 +91,7 @@ def paired_ratio(rival: list[float], ours: list[float]) -> Ratio:
 
 def copy_of(count: int) -> Callable[[], Any]:
     """A plain copy that moves `count` bytes, half of them read and half written."""
-    source = torch.ones(max(count // 8, 1))
+    source = torch.ones(max(count // 8, 1), device=_device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
@@ -74,8 +105,8 @@ def verify(name: str, found: Any, expected: Any, tolerance: float) -> None:
             raise AssertionError(f"{name}: result {i} is off by {float(error):.1e} of its largest entry")
 
 
-def _tensors(result: Any) -> list[torch.Tensor]:
-    return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in _tensors(part)]
+def _tensors(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for part in result for t in _tensors(part)]
 
 
 @contextlib.contextmanager
@@ -89,10 +120,12 @@ def using_threads(count: int | None) -> Iterator[None]:
 
 
 def stretch(run: Callable[[], Any], inner: int) -> float:
-    """Mean seconds of `inner` calls in a row."""
+    """Mean seconds of `inner` calls in a row, until the device has done the last of them."""
+    wait()
     start = time.perf_counter()
     for _ in range(inner):
         run()
+    wait()
     return (time.perf_counter() - start) / inner
 
 

@@ -4,7 +4,7 @@ import torch
 
 import lps_kernels as lk
 from benchmarks import rivals
-from benchmarks.measure import OURS, Case, Work
+from benchmarks.measure import OURS, Case, Draw, Work
 
 CASES = [
     Case("edges forward, 16 graphs n=188 c=4", {"b": 16, "n": 188, "c": 4}, {"copy of the output": 0.8}, quick=True),
@@ -23,10 +23,10 @@ CASES = [
 
 
 def build(b: int, n: int, c: int, grad: bool = False) -> Work:
-    generator = torch.Generator().manual_seed(0)
-    edges = torch.randn(b, n, n, c, generator=generator)
-    scores = torch.randn(b, 1, n, generator=generator)
-    return _gradient(edges, scores, generator) if grad else _forward(edges, scores)
+    draw = Draw()
+    edges = draw(b, n, n, c)
+    scores = draw(b, 1, n)
+    return _gradient(edges, scores, draw(b, 1, n, n, c)) if grad else _forward(edges, scores)
 
 
 def _forward(edges, scores) -> Work:
@@ -41,12 +41,11 @@ def _forward(edges, scores) -> Work:
     return Work(runs, edges.nbytes + out.nbytes)
 
 
-def _gradient(edges, scores, generator) -> Work:
+def _gradient(edges, scores, grad) -> Work:
     """Ours goes from the scores to their gradient. So do rivals "from scores"; the others stop at a given matrix."""
     edges.requires_grad_()
     scores.requires_grad_()
     matrix = rivals.dense_matrix(scores).detach().requires_grad_()
-    grad = torch.randn(edges[:, None].shape, generator=generator)
 
     def ours():
         y = lk.Permutation.from_scores(scores, tau=rivals.TAU, n_iter=rivals.N_ITER).transform_input(edges, order=2)

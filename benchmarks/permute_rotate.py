@@ -4,7 +4,7 @@ import torch
 
 import lps_kernels as lk
 from benchmarks import rivals
-from benchmarks.measure import OURS, Case, Work
+from benchmarks.measure import OURS, Case, Draw, Work
 
 CASES = [
     Case("S_n x O(3) in and out with gradients, b=100 k=20 n=5", {"b": 100, "k": 20, "n": 5}, {"published": 10}),
@@ -27,10 +27,10 @@ def published(scores, v, x, y_k):
 
 
 def build(b: int, k: int, n: int, d: int = 3) -> Work:
-    generator = torch.Generator().manual_seed(0)
+    draw = Draw()
     shapes = [(b, k, n), (b, k, d, d), (b, n, d), (b, k, n, d)]
-    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
-    grads = [torch.randn(s, generator=generator) for s in [(b, k, n, d), (b, n, d)]]
+    inputs = [draw(*s).requires_grad_() for s in shapes]
+    grads = [draw(*s) for s in [(b, k, n, d), (b, n, d)]]
 
     def step(function):
         def run():

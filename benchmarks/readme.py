@@ -14,8 +14,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def blocks() -> dict[str, str]:
     """What stands between <!-- begin NAME --> and <!-- end NAME -->."""
-    measured = [results.markdown(path) for path in sorted(results.FOLDER.glob("*.json"))]
-    return {"ops": info.markdown(), "ratios": "\n\n".join(measured)}
+    return {"ops": info.markdown(), "ratios": "\n\n".join(map(results.markdown, results.measured()))}
 
 
 def filled(text: str) -> str:

@@ -10,38 +10,46 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measure import device
 from lps_kernels import info, native
 
 FOLDER = Path(__file__).parent / "results"
 
 
-def machine_name() -> str:
-    """The processor and how many threads ran, as a file name."""
-    words = f"{info.cpu_name()} {threads({'threads': torch.get_num_threads()})}"
+def machine() -> str:
+    """What is measured: a GPU, or the processor with its threads and kernels."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    count = torch.get_num_threads()
+    return f"{info.cpu_name()}, {count} thread{'s' * (count > 1)}, {native.loaded or 'no'} kernels"
+
+
+def file_name() -> str:
+    """The machine as a file name, whatever kernels ran on it."""
+    words = machine() if device().type == "cuda" else machine().rpartition(", ")[0]
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
-def threads(content: dict) -> str:
-    return "1 thread" if content["threads"] == 1 else f"{content['threads']} threads"
-
-
 def write(rows: list[dict], command: str) -> Path:
-    """Keep the rows; a run of some cases replaces those and leaves the others."""
+    """Keep the rows of a run; of an earlier run of the same commit those of other cases stay."""
     FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{machine_name()}.json"
+    path = FOLDER / f"{file_name()}.json"
     git = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    before = json.loads(path.read_text()) if path.exists() else {"commit": None}
+    again = {(row["op"], row["case"]) for row in rows}
+    earlier = before["rows"] if before["commit"] == commit else []
+    kept = [row for row in earlier if (row["op"], row["case"]) not in again]
     content = {
-        "machine": info.cpu_name(),
-        "threads": torch.get_num_threads(),
-        "cpu_kernels": native.loaded,
+        "machine": machine(),
         "versions": info.versions(),
         "command": command,
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "commit": commit,
         "date": datetime.date.today().isoformat(),
-        "rows": [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows],
+        "rows": kept + [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows],
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
-    if any(row["sweep"] for row in rows):
+    if any(row["sweep"] for row in content["rows"]):
         plot(content, path.with_suffix(".png"))
     return path
 
@@ -68,7 +76,7 @@ def plot(content: dict, path: Path) -> None:
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
     axes.annotate(
-        f"{content['machine']}, {threads(content)}, torch {content['versions']['torch']}, {content['date']}",
+        f"{content['machine']}, torch {content['versions']['torch']}, {content['date']}",
         (0.99, 0.01), xycoords="axes fraction", ha="right", fontsize=7, color="gray",
     )  # fmt: skip
     figure.savefig(path, dpi=140)
@@ -85,6 +93,11 @@ def best_rows(rows: list[dict]) -> list[dict]:
     return list(best.values())
 
 
+def measured() -> list[Path]:
+    """The files that runs of the benchmarks wrote; what compilers say is kept beside them."""
+    return [path for path in sorted(FOLDER.glob("*.json")) if "machine" in json.loads(path.read_text())]
+
+
 def markdown(path: Path) -> str:
     """The rows that have a goal, and those beside them, as README shows them."""
     from benchmarks.run import clock, figures
@@ -92,8 +105,7 @@ def markdown(path: Path) -> str:
     content = json.loads(path.read_text())
     with_goal = {(r["op"], r["case"]) for r in content["rows"] if r["goal"]}
     text = [
-        f"{content['machine']}, {threads(content)}, {content['cpu_kernels'] or 'no'} kernels, "
-        f"torch {content['versions']['torch']}, {content['date']}, commit {content['commit']}, "
+        f"{content['machine']}, torch {content['versions']['torch']}, {content['date']}, commit {content['commit']}, "
         f"`{content['command']}`:",
         "",
         "| work, float32 | ours | rival | its time | ratio, 95 % interval |",

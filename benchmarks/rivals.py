@@ -46,7 +46,7 @@ def published(scores: Tensor, num_nodes: Tensor | None = None) -> tuple[Tensor, 
 
 def _valid(num_nodes: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Which nodes are real, (b, 1, n), and which pairs of them, (b, 1, n, n)."""
-    valid = torch.arange(n) < num_nodes[:, None, None]
+    valid = torch.arange(n, device=num_nodes.device) < num_nodes[:, None, None]
     return valid, valid[..., :, None] & valid[..., None, :]
 
 
@@ -206,7 +206,7 @@ def dense_matrix(scores: Tensor) -> Tensor:
     z = scores.reshape(b * k, n)
     t, perm = (z / z.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-6)).sort(-1, descending=True)
     p = DenseSinkhorn.apply(t, True)
-    p = (torch.eye(n) - p).detach() + p
+    p = (torch.eye(n, device=p.device) - p).detach() + p
     return p.gather(-2, perm.argsort(-1)[..., None].expand(b * k, n, n)).view(b, k, n, n)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 import lps_kernels as lk
-from benchmarks.measure import OURS, Case, Work
+from benchmarks.measure import OURS, Case, Draw, Work, device
 
 GOAL = {"three eager steps": 4}
 CASES = [
@@ -15,10 +15,10 @@ CASES = [
 
 
 def build(b: int, k: int, n: int, d: int = 3) -> Work:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(b, n, d, generator=generator)
-    g = lk.Orthogonal.uniform(b, k, d, generator=generator)
-    y_k = torch.randn(b, k, n, d, generator=generator)
+    draw = Draw()
+    x = draw(b, n, d)
+    g = lk.Orthogonal.uniform(b, k, d, device=device())
+    y_k = draw(b, k, n, d)
 
     def eager(x, q, y_k):
         return x[:, None] @ q, (y_k @ q.mT).mean(1)

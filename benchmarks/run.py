@@ -1,9 +1,10 @@
 """python -m benchmarks.run: times this library and its rivals in one run, and prints ratios.
 
-    python -m benchmarks.run [--op NAME] [--case TEXT] [--backend B] [--threads N] [--quick] [--base REF]
+    python -m benchmarks.run [--op NAME] [--case TEXT] [--device D] [--backend B] [--threads N] [--quick] [--base REF]
 
 Each row is one rival: its time, the median of the paired ratios rival / ours with a 95 % bootstrap interval, and the
 goal. Bytes are those that the work has to move; "of copy" is the time of a plain copy that moves as many, over ours.
+On a GPU this library's Triton kernels are one of the rivals of its CUDA kernels.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import math
 import pkgutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 import benchmarks
 import lps_kernels as lk
+from benchmarks import measure as measuring
+from benchmarks import results
 from benchmarks.measure import COPY, OURS, Case, Work, copy_of, interleaved, paired_ratio, verify
+from lps_kernels.op import OPS
 
 ROUNDS = 15
 
@@ -43,6 +47,8 @@ def tables(op: str | None = None) -> dict:
 def prepare(module, case: Case, compiled: bool = True) -> Work:
     """The work of a case with its compiled rivals and the copy; all results are compared first."""
     work = module.build(**case.sizes)
+    if measuring.device().type == "cuda" and all(OPS["permute"].has_kernel(name) for name in ("cuda", "triton")):
+        work.runs[f"{OURS}, triton"] = on_triton(work.runs[OURS])
     if compiled and case.compiled:
         for name, make in work.compilable.items():
             work.runs[f"{name}, compiled"] = make()
@@ -52,6 +58,14 @@ def prepare(module, case: Case, compiled: bool = True) -> Work:
             verify(name, run(), expected, work.tolerance)
     work.runs[COPY] = copy_of(work.moved)
     return work
+
+
+def on_triton(run: Callable) -> Callable:
+    def on_that_backend():
+        with lk.backend("triton"):
+            return run()
+
+    return on_that_backend
 
 
 def measure(module, case: Case, rounds: int = ROUNDS, compiled: bool = True, budget: float = 20) -> list[dict]:
@@ -117,7 +131,8 @@ def lines(rows: list[dict]) -> Iterator[str]:
 def selected(options) -> Iterator[tuple]:
     for module in tables(options.op).values():
         for case in module.CASES:
-            if options.case in case.label and (case.quick or not options.quick):
+            here = measuring.device().type in case.devices
+            if here and options.case in case.label and (case.quick or not options.quick):
                 yield module, case
 
 
@@ -125,9 +140,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("--op", help="one table, for example permute")
     parser.add_argument("--case", default="", help="only cases whose label has this text")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where everything is measured")
     parser.add_argument("--backend", help="run ours on this backend and no other")
     parser.add_argument("--threads", type=int, help="torch's threads, the same for all")
     parser.add_argument("--quick", action="store_true", help="few rounds of small cases, no compiled rivals")
+    parser.add_argument("--budget", type=float, default=20, help="seconds a case takes at most")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/<machine>.json")
     parser.add_argument("--base", metavar="REF", help="compare with another commit instead of with the rivals")
     return parser
 
@@ -136,20 +154,23 @@ def main() -> None:
     options = arguments().parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    measuring.use(options.device)
     if options.base:
         from benchmarks import base
 
         base.compare(options.base, list(selected(options)), 5 if options.quick else ROUNDS)
         return
     start = time.perf_counter()
-    print(
-        f"lps_kernels {lk.__version__}, cpu kernels: {lk.native.loaded or 'none'}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads"
-    )
+    print(f"lps_kernels {lk.__version__}, torch {torch.__version__}, {results.machine()}")
+    kept = []
     with lk.backend(options.backend):
         for module, case in selected(options):
-            rows = measure(module, case, 5 if options.quick else ROUNDS, compiled=not options.quick)
+            rounds = 5 if options.quick else ROUNDS
+            rows = measure(module, case, rounds, compiled=not options.quick, budget=options.budget)
             print("\n".join(lines(rows)), flush=True)
+            kept += rows
+    if options.keep and kept:
+        print(f"wrote {results.write(kept, f'python -m benchmarks.run --device {options.device}')}")
     skipped = ", compiled rivals and larger cases skipped (--quick)" if options.quick else ""
     print(f"{time.perf_counter() - start:.0f} s{skipped}")
 
