@@ -27,6 +27,7 @@ from benchmarks.measure import COPY, OURS, Case, Work, copy_of, interleaved, pai
 from lps_kernels.op import OPS
 
 ROUNDS = 15
+OPTIONAL = ("triton", "rich", "matplotlib", "networkx")  # what modules without a table may want
 
 
 def tables(op: str | None = None) -> dict:
@@ -36,7 +37,7 @@ def tables(op: str | None = None) -> dict:
         try:
             modules[module.name] = importlib.import_module(f"benchmarks.{module.name}")
         except ModuleNotFoundError as error:
-            if error.name != "triton":  # which compiled_triton.py is about, and is optional
+            if error.name not in OPTIONAL:
                 raise
     found = {name: m for name, m in modules.items() if hasattr(m, "CASES")}
     if op is not None and op not in found:
