@@ -1,6 +1,8 @@
 // gram_schmidt: small matrices one a lane, unrolled; larger ones by blocks of columns.
 #include "core/gram_schmidt.h"
 
+#include <cstring>
+
 #include "cpu/gram_schmidt_large.h"
 #include "cpu/gram_schmidt_small.h"
 #include "cpu/parallel.h"
@@ -16,9 +18,12 @@ static void small_forward(const S* v, bool special, int64_t begin, int64_t end, 
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, end - first);
     to_lanes<entries>(v + first * entries, count, at);
-    forward_lanes<D, M, T, N>(at, flags, count, special);
+    if (forward_lanes<D, M, T, N>(at, flags, count, special)) {
+      from_lanes<M>(flags, count, degenerate + first * M);
+    } else {
+      std::fill_n(degenerate + first * M, count * M, false);
+    }
     from_lanes<entries>(at, count, q + first * entries);
-    from_lanes<M>(flags, count, degenerate + first * M);
   }
 }
 
@@ -33,7 +38,11 @@ static void small_backward(const T* grad, const S* v, const T* q, const bool* de
     to_lanes<entries>(v + first * entries, count, at_v);
     to_lanes<entries>(q + first * entries, count, at_q);
     to_lanes<entries>(grad + first * entries, count, at_g);
-    to_lanes<M>(degenerate + first * M, count, flags);
+    if (std::memchr(degenerate + first * M, true, count * M)) {
+      to_lanes<M>(degenerate + first * M, count, flags);
+    } else {
+      std::fill_n(flags, M * kChunk, Int<T>(0));
+    }
     backward_lanes<D, M, T, N>(at_v, at_q, flags, at_g, count);
     from_lanes<entries>(at_g, count, grad_v + first * entries);
   }

@@ -11,16 +11,22 @@ namespace lps::cpu {
 // Up to this d matrices go in lanes.
 constexpr int64_t kSmall = 4, kSmallComplex = 3;
 
+// Whether any column was completed.
 template <int D, int M, class T, class N>
-__attribute__((noinline)) void forward_lanes(T* at, Int<T>* flags, int64_t count, bool special) {
+__attribute__((noinline)) bool forward_lanes(T* at, Int<T>* flags, int64_t count, bool special) {
+  Vec<Int<T>> all{};
   for (int lane = 0; lane < count; lane += kLanes<T>) {
     N columns[M][D];
     Vec<Int<T>> mask[M];
     read_columns<D, M>(at, lane, columns);
     gram_schmidt<D, M>(columns, special, mask);
     write_columns<D, M>(at, lane, columns);
-    for (int j = 0; j < M; ++j) store<Int<T>>(flags + j * kChunk + lane, mask[j]);
+    for (int j = 0; j < M; ++j) {
+      store<Int<T>>(flags + j * kChunk + lane, mask[j]);
+      all |= mask[j];
+    }
   }
+  return any<Int<T>>(all);
 }
 
 template <int D, int M, class T, class N>

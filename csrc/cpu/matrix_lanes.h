@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/number.h"
 #include "cpu/simd.h"
@@ -53,13 +54,39 @@ namespace cpu {
 // buffer when the vectors are loaded, few enough to stay in the first-level cache.
 constexpr int kChunk = 64;
 
+// Matrices that fill vectors turn as blocks of kLanes x kLanes entries, where they have so many; what is left of each
+// entry by entry.
+template <int E, class T, class S>
+constexpr bool kTurnsBlocks = std::is_same_v<S, T> && E >= kLanes<T>;
+
 // at[e * kChunk + i] = entry e of matrix i, zero for matrices from `count` on. Not inlined: once for a size, not for
 // every op.
 template <int E, class T, class S>
 __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
   if (count < kChunk) std::fill(at, at + E * kChunk, T(0));
+  int64_t i = 0;
+  if constexpr (kTurnsBlocks<E, T, S>) {
+    constexpr int lanes = kLanes<T>, whole = E / lanes * lanes;
+    for (; i + lanes <= count; i += lanes) {
+      const T* base = from + i * E;
+      for (int e = 0; e < whole; e += lanes) {
+        Vec<T> block[lanes];
+#pragma GCC unroll 16
+        for (int l = 0; l < lanes; ++l) block[l] = load(base + l * E + e);
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int j = 0; j < lanes; ++j) store(at + (e + j) * kChunk + i, block[j]);
+      }
+      for (int e = whole; e < E; ++e) {
+        Vec<T> entry;
+#pragma GCC unroll 16
+        for (int l = 0; l < lanes; ++l) entry[l] = base[l * E + e];
+        store(at + e * kChunk + i, entry);
+      }
+    }
+  }
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < count; ++i) {
+  for (; i < count; ++i) {
 #pragma GCC unroll 16
     for (int e = 0; e < E; ++e) at[e * kChunk + i] = static_cast<T>(from[i * E + e]);
   }
@@ -67,8 +94,27 @@ __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
 
 template <int E, class T, class S>
 __attribute__((noinline)) void from_lanes(const T* at, int64_t count, S* to) {
+  int64_t i = 0;
+  if constexpr (kTurnsBlocks<E, T, S>) {
+    constexpr int lanes = kLanes<T>, whole = E / lanes * lanes;
+    for (; i + lanes <= count; i += lanes) {
+      S* base = to + i * E;
+      for (int e = 0; e < whole; e += lanes) {
+        Vec<T> block[lanes];
+#pragma GCC unroll 16
+        for (int j = 0; j < lanes; ++j) block[j] = load(at + (e + j) * kChunk + i);
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int l = 0; l < lanes; ++l) store(base + l * E + e, block[l]);
+      }
+      for (int e = whole; e < E; ++e) {
+#pragma GCC unroll 16
+        for (int l = 0; l < lanes; ++l) base[l * E + e] = at[e * kChunk + i + l];
+      }
+    }
+  }
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < count; ++i) {
+  for (; i < count; ++i) {
 #pragma GCC unroll 16
     for (int e = 0; e < E; ++e) to[i * E + e] = static_cast<S>(at[e * kChunk + i]);
   }

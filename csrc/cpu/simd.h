@@ -55,6 +55,9 @@ LPS_FN Vec<T> splat(T x) {
 
 template <class T>
 LPS_FN bool any(Vec<T> mask) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#endif
   uint64_t words[kVectorBytes / 8];
   std::memcpy(words, &mask, sizeof(words));
   uint64_t all = 0;
