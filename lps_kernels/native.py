@@ -52,7 +52,7 @@ def load() -> None:
 
 
 def cuda_build() -> tuple[tuple[str, ...], str] | None:
-    """The architectures that `_cuda` was built for, as CMake names them, and by which compiler; None without a build."""
+    """The architectures that `_cuda` was built for, as CMake names them, and the compiler; None without a build."""
     path = here / "_cuda.so"
     found = re.search(rb"lps_kernels CUDA build: ([^,\0]*), ([^\0]*)", path.read_bytes()) if path.exists() else None
     return (tuple(found[1].decode().split()), found[2].decode()) if found else None
