@@ -7,7 +7,7 @@ namespace lps::cuda {
 // A key has 63 random bits, two keys a Philox call, and its low bits are replaced by the element's index; padding comes
 // last.
 template <class Team, int E>
-__global__ void __launch_bounds__(Team::kBlock ? 512 : 128)
+__global__ void __launch_bounds__(Team::kThreads)
     random_permutation_kernel(const int64_t* seed, const int64_t* num_nodes, int64_t* perm, int64_t rows, int64_t k,
                               int n, int64_t mask) {
   extern __shared__ char shared[];
@@ -69,7 +69,7 @@ static Tensor random_permutation(Tensor seed, OptionalTensor num_nodes, int64_t 
   } else if (n <= 512) {
     launch_random_permutation<WarpTeam<32>, 16>(seed, num_nodes, perm, rows, 128);
   } else {
-    launch_random_permutation<BlockTeam, 8>(seed, num_nodes, perm, rows, block_threads(n, 8));
+    launch_random_permutation<BlockTeam<512>, 8>(seed, num_nodes, perm, rows, block_threads(n, 8));
   }
   return perm;
 }

@@ -1,5 +1,6 @@
 // soft_sort: a sort by descending score with random ties, and the Sinkhorn scalings of its relaxation.
 #include "cuda/soft_sort.cuh"
+#include "cuda/ties.cuh"
 
 namespace lps::cuda {
 
@@ -10,7 +11,7 @@ __device__ __forceinline__ void write_row(const Team& team, const T* shared, int
 }
 
 template <class T, class Team, int E>
-__global__ void __launch_bounds__(Team::kBlock ? 512 : 128)
+__global__ void __launch_bounds__(Team::kThreads)
     soft_sort_kernel(Rows<T> rows, const int64_t* seed, int64_t* perm, T* t, T* row_out, T* col_out, int row_stride) {
   constexpr int S = static_cast<int>(power_of_two(E));
   extern __shared__ char shared[];
@@ -114,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_sort(Tensor scores, Tensor seed,
     with_lanes(zero, n, [&](auto type, auto elements) {
       using Team = typename decltype(type)::type;
       constexpr int E = elements, S = static_cast<int>(power_of_two(E));
-      const int threads = threads_for<Team>(n, E, 128, 0, 0), size = Team::kBlock ? threads : Team::kSize;
+      const int threads = threads_for<Team>(n, E, 128, 0, 0), size = team_size<Team>(threads);
       const int teams = threads / size;
       const size_t row_bytes = std::max(padded_size<E>(size * S) * sizeof(T), sort_bytes<T, S, Team>(size));
       const size_t stride = (row_bytes + 15) / 16 * 16;
@@ -185,7 +186,7 @@ struct SavedRows {
 };
 
 template <class T, class Team, int E>
-__global__ void __launch_bounds__(Team::kBlock ? 512 : 128)
+__global__ void __launch_bounds__(Team::kThreads)
     soft_sort_backward_kernel(Rows<T> rows, SavedRows<T> saved, int row_stride, int64_t groups) {
   extern __shared__ char shared[];
   Team team(shared);
@@ -269,14 +270,13 @@ constexpr size_t kRoom = 100 << 10;
 
 template <class T, class Team, int E>
 void launch_soft_sort_backward(const Rows<T>& rows, SavedRows<T> saved, const Tensor& like) {
-  const auto size_of = [&](int threads) { return Team::kBlock ? threads : Team::kSize; };
-  const int size = size_of(block_threads(rows.n, E));
+  const int size = team_size<Team>(block_threads(rows.n, E));
   const size_t iterates = saved.through ? rows.n_iter * size * E * sizeof(T) : 0;
   const size_t fixed = row_bytes<T, E>(size * E, true) + sizeof(T) * 2, room = std::min(kRoom, most_shared(like));
   const size_t smallest = (Team::kBlock ? 1 : kWarp / Team::kSize) * (fixed + iterates);
   const bool in_shared = smallest <= room;
   const size_t stride = (fixed + (in_shared ? iterates : 0) + 15) / 16 * 16;
-  const int threads = threads_for<Team>(rows.n, E, 128, stride, room), teams = threads / size_of(threads);
+  const int threads = threads_for<Team>(rows.n, E, 128, stride, room), teams = threads / team_size<Team>(threads);
   const int64_t groups = blocks(rows.rows, teams);
   int64_t grid = std::min(groups, kMaxBlocks);
   std::optional<Tensor> scratch;

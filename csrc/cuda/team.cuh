@@ -12,9 +12,10 @@ namespace lps::cuda {
 
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
+// kSize: lanes of a team, 0 where a launch decides. kThreads: the most of a block, which bounds a thread's registers.
 template <int W>
 struct WarpTeam {
-  static constexpr int kSize = W;
+  static constexpr int kSize = W, kThreads = 128;
   static constexpr bool kBlock = false;
   int lane;
   int64_t row;
@@ -44,8 +45,9 @@ struct WarpTeam {
   }
 };
 
+template <int MAX>
 struct BlockTeam {
-  static constexpr int kSize = 0;
+  static constexpr int kSize = 0, kThreads = MAX;
   static constexpr bool kBlock = true;
   static constexpr int slot = 0;
   int lane;
@@ -110,6 +112,11 @@ constexpr int64_t kMaxNodes = 4096;
 inline void check_row_length(const char* op, int64_t n) {
   STD_TORCH_CHECK(n <= kMaxNodes, "backend 'cuda': ", op, " sorts rows of at most ", kMaxNodes, " nodes, got n = ", n,
                   "; backend='reference' has no such limit");
+}
+
+template <class Team>
+int team_size(int threads) {
+  return Team::kBlock ? threads : Team::kSize;
 }
 
 // Threads of a block that hold a row with E elements each, a power of two.
