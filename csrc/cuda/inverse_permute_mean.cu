@@ -1,7 +1,7 @@
 // inverse_permute_mean: samples gathered back to node order and averaged; its gradient gathers by rank and is scanned
 // for the scores.
+#include "cuda/gather.cuh"
 #include "cuda/soft.cuh"
-#include "cuda/sums.cuh"
 
 namespace lps::cuda {
 

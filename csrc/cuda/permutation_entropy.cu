@@ -214,14 +214,9 @@ template <class T, class Body>
 void with_rows(const Tensor& t, const Tensor& row, const Tensor& col, const OptionalTensor& num_nodes, double tau,
                bool ties, const Body& body) {
   const int64_t n = t.size(2);
-  const EntropyRows<T> rows{in<T>(t),
-                            in<T>(row),
-                            in<T>(col),
-                            in<int64_t>(num_nodes),
-                            t.size(0) * t.size(1),
-                            t.size(1),
-                            static_cast<int>(n),
-                            Temperature<T>(tau)};
+  const EntropyRows<T> rows{
+      in<T>(t),  in<T>(row),          in<T>(col),         in<int64_t>(num_nodes), t.size(0) * t.size(1),
+      t.size(1), static_cast<int>(n), Temperature<T>(tau)};
   const auto with = [&](auto type, auto elements) {
     using Team = typename decltype(type)::type;
     constexpr int E = elements;
@@ -249,8 +244,8 @@ static Tensor permutation_entropy(Tensor t, Tensor row, Tensor col, OptionalTens
                           blocks(rows.rows, teams), threads, kTeamBytes<Team> + kTotalsBytes<T, Team> + teams * bytes,
                           rows, out<T>(of_rows), bytes);
                  });
-    launch("sum_samples_kernel", sum_samples_kernel<T>, t, blocks(t.size(0), 128), 128, 0, in<T>(of_rows),
-           out<T>(sums), t.size(0), t.size(1));
+    launch("sum_samples_kernel", sum_samples_kernel<T>, t, blocks(t.size(0), 128), 128, 0, in<T>(of_rows), out<T>(sums),
+           t.size(0), t.size(1));
   });
   return sums;
 }
@@ -271,8 +266,8 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
                      using Team = typename decltype(type)::type;
                      launch("permutation_entropy_backward_kernel",
                             permutation_entropy_backward_kernel<T, Team, elements>, t, blocks(rows.rows, teams),
-                            threads, kTeamBytes<Team> + kTotalsBytes<T, Team> + teams * bytes, rows,
-                            in<T>(upstream), out<T>(grad_t), out<T>(grad_row), out<T>(grad_col), bytes);
+                            threads, kTeamBytes<Team> + kTotalsBytes<T, Team> + teams * bytes, rows, in<T>(upstream),
+                            out<T>(grad_t), out<T>(grad_row), out<T>(grad_col), bytes);
                    });
     });
   }

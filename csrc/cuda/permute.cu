@@ -1,7 +1,7 @@
 // permute: gathers by rank; its gradient gathers back, sums over samples, and is scanned for the scores.
+#include "cuda/gather.cuh"
 #include "cuda/ops.cuh"
 #include "cuda/soft.cuh"
-#include "cuda/sums.cuh"
 
 namespace lps::cuda {
 

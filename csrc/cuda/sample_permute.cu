@@ -1,7 +1,7 @@
 // sample_permute: soft_sort, then permute of nodes and edges, and all their gradients in one call.
 //
-// Launches follow one another: a row is sorted by one warp or block, and its edges, n times as many, want to be read and
-// written by many.
+// Launches follow one another: a row is sorted by one warp or block, and its edges, n times as many, want to be read
+// and written by many.
 #include "cuda/ops.cuh"
 #include "cuda/soft.cuh"
 
@@ -22,8 +22,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sample_permute
   const auto part = [&](const Tensor& p) { return soft ? OptionalTensor(as(p, dtype)) : OptionalTensor(); };
   const OptionalTensor t_x = part(t), row_x = part(row), col_x = part(col);
   const Tensor x_k = permute(x, perm, t_x, row_x, col_x, num_nodes, tau, 1, hard);
-  const Tensor edges_k = edges ? permute(*edges, perm, t_x, row_x, col_x, num_nodes, tau, 2, hard)
-                               : empty(x, {scores.size(0), 0});
+  const Tensor edges_k =
+      edges ? permute(*edges, perm, t_x, row_x, col_x, num_nodes, tau, 2, hard) : empty(x, {scores.size(0), 0});
   return {perm, t, row, col, x_k, edges_k};
 }
 

@@ -1,11 +1,11 @@
 // The soft permutation applied to features, and the gradient of t, row and col, both by scans in order of rank.
 //
 // Features of one sample are seen as (outer, n, inner): a scan runs along n, the node axis that is acted on, and the
-// other axes are channels of it. inner is c, or n c where the first axis of edges is scanned; outer is 1, or n where the
-// second one is. A block works on one row and goes through its channels in tiles: L of outer times C of inner.
+// other axes are channels of it. inner is c, or n c where the first axis of edges is scanned; outer is 1, or n where
+// the second one is. A block works on one row and goes through its channels in tiles: L of outer times C of inner.
 #pragma once
 
-#include "cuda/features.cuh"
+#include "cuda/soft.cuh"
 #include "cuda/ties.cuh"
 
 namespace lps::cuda {
@@ -22,19 +22,6 @@ struct Soft {
   int n, c;
   bool edges;
 };
-
-// Features to be read by rank: those in order of nodes through perm (`gather`), those without samples for each.
-struct View {
-  Numbers x;
-  bool gather, each;
-};
-
-inline View by_node(const Tensor& x, bool each) {
-  return {numbers(x), true, each};
-}
-inline View by_rank(const Tensor& x) {
-  return {numbers(x), false, true};
-}
 
 // The axis that is scanned, and how channels are cut: C = 1 << log_c of inner, L of outer.
 struct Axis {
@@ -70,8 +57,7 @@ struct Workspace {
     return row + std::max(tile, sums ? 3 * teams * row : 0) + (sums ? 2 * teams * row : 0) +
            padded_size<E>(length) * sizeof(unsigned) + n * sizeof(int);
   }
-  __device__ Workspace(char* shared, int length, int n, int slots, int teams, int slot, int tiles, bool sums,
-                       int pitch)
+  __device__ Workspace(char* shared, int length, int n, int slots, int teams, int slot, int tiles, bool sums, int pitch)
       : pitch(pitch) {
     const int row = static_cast<int>(padded_size<E>(length)), tile = pitch * slots;
     staged = reinterpret_cast<T*>(shared);
@@ -279,7 +265,8 @@ __global__ void __launch_bounds__(Team::kThreads)
       for (int at = threadIdx.x; at < n << axis.log_c; at += blockDim.x) {
         const int i = at >> axis.log_c, q = at & ((1 << axis.log_c) - 1);
         if (inner0 + q >= axis.inner) continue;
-        store(y, ((row * axis.outer + outer0 + line) * n + i) * axis.inner + inner0 + q, from[q * pitch + padded<E>(i)]);
+        store(y, ((row * axis.outer + outer0 + line) * n + i) * axis.inner + inner0 + q,
+              from[q * pitch + padded<E>(i)]);
       }
     }
   }

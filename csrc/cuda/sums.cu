@@ -1,7 +1,5 @@
 // Sums over samples of what an inverse permutation moves back, added in the order of the samples, and the gradient of
 // their weights.
-#pragma once
-
 #include "cuda/gather.cuh"
 #include "cuda/team.cuh"
 
@@ -113,8 +111,8 @@ void launch_sum(const Shape& s, const Tensor& like, Gather g, Scale<T> scale, co
 }
 
 // x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype.
-inline void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x,
-                        const OptionalTensor& weights, double scale) {
+void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x, const OptionalTensor& weights,
+                 double scale) {
   if (x.numel() == 0) return;
   const Tensor inverse = inverse_of(s, perm);
   const auto with = [&](auto from, auto to) {
@@ -124,8 +122,8 @@ inline void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, con
     constexpr int widest = 16 / std::max(sizeof(F), sizeof(To));
     const auto launch_packs = [&](auto width) {
       constexpr int V = decltype(width)::value;
-      const Gather g{s.perm, in<int32_t>(inverse), s.num_nodes, s.k, static_cast<int>(s.n),
-                     static_cast<int>(s.c / V), true};
+      const Gather g{s.perm, in<int32_t>(inverse), s.num_nodes, s.k, static_cast<int>(s.n), static_cast<int>(s.c / V),
+                     true};
       Gather by_inverse = g;
       if (s.order == 1) by_inverse.perm = nullptr;
       launch_sum<Pack<F, V>, T, Pack<To, V>>(s, x, by_inverse, {in<T>(weights), static_cast<T>(scale)},
@@ -169,8 +167,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) grad_weights[row] = sum;
 }
 
-inline void weight_gradient(const Shape& s, const Tensor& grad, const Tensor& y, const Tensor& grad_weights,
-                            bool each) {
+void weight_gradient(const Shape& s, const Tensor& grad, const Tensor& y, const Tensor& grad_weights, bool each) {
   feature_switch(grad.scalar_type(), "weight_gradient", [&](auto zero) {
     using F = decltype(zero);
     using T = typename Wide<F>::type;
