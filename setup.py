@@ -57,6 +57,9 @@ class BuildKernels(build_ext):
         subprocess.run([*map(str, configure), "-DCMAKE_BUILD_TYPE=Release"], check=True)
         subprocess.run(["cmake", "--build", build, "--parallel", str(os.cpu_count())], check=True)
         subprocess.run(["cmake", "--install", build, "--prefix", target], check=True)
+        made = sorted(p.name for p in target.glob("_*.so"))
+        cuda = "CUDA kernels are built" if "_cuda.so" in made else "no CUDA kernels: no nvcc on PATH that compiles"
+        print(f"lps_kernels: {', '.join(made)}; {cuda}", file=sys.stderr)
 
     def get_source_files(self) -> list[str]:
         return [str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.*")] + ["CMakeLists.txt"]

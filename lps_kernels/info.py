@@ -51,8 +51,8 @@ def versions() -> dict[str, str]:
 
 def unavailable(backend: str) -> str:
     """Why no op can run on this backend here; empty where ops can."""
-    if backend == "cpu":
-        return native.reason
+    if backend in ("cpu", "cuda"):
+        return native.reason if backend == "cpu" else native.cuda_reason
     if backend == "triton" and not HAS_TRITON:
         return "triton is not installed: pip install triton"
     if not any(op.has_kernel(backend) for op in OPS.values()):
@@ -119,6 +119,14 @@ def cpu_lines() -> list[list[str]]:
     ]
 
 
+def cuda_lines() -> list[list[str]]:
+    build = native.cuda_build()
+    if build is None:
+        return [["cuda kernels", "not built"]]
+    state = "loaded" if native.cuda_loaded else f"not loaded: {native.cuda_reason}"
+    return [["cuda kernels", f"built for {', '.join(build[0])} by {build[1]}, {state}"]]
+
+
 def device_lines() -> list[list[str]]:
     if not torch.cuda.is_available():
         return [["cuda devices", "none"]]
@@ -129,7 +137,7 @@ def device_lines() -> list[list[str]]:
 
 def report() -> str:
     """All of it as text."""
-    parts = [aligned([*map(list, versions().items()), *cpu_lines(), *device_lines()]), aligned(table())]
+    parts = [aligned([*map(list, versions().items()), *cpu_lines(), *cuda_lines(), *device_lines()]), aligned(table())]
     why = [[backend, reason] for backend in BACKENDS if (reason := unavailable(backend))]
     if why:
         parts.append("Not available here, so that the PyTorch reference runs instead:\n" + aligned(why))

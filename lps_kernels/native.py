@@ -1,8 +1,10 @@
-"""Loads the compiled kernels: of the builds of `_cpu` beside this file, the best that this processor runs."""
+"""Loads the compiled kernels: of the builds of `_cpu` beside this file the best that this processor runs, and `_cuda`
+where there is a GPU."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ _NAMES = {"AVX512": "avx512", "AVX512_VNNI": "avx512", "AMX": "avx512", "AVX10_2
 here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR", Path(__file__).parent))
 loaded: str | None = None
 reason = ""
+cuda_loaded = False
+cuda_reason = ""
 
 
 def library(level: str) -> Path:
@@ -47,4 +51,42 @@ def load() -> None:
     )
 
 
+def cuda_build() -> tuple[tuple[str, ...], str] | None:
+    """The architectures that `_cuda` was built for, as CMake names them, and the compiler; None without a build."""
+    path = here / "_cuda.so"
+    found = re.search(rb"lps_kernels CUDA build: ([^,\0]*), ([^\0]*)", path.read_bytes()) if path.exists() else None
+    return (tuple(found[1].decode().split()), found[2].decode()) if found else None
+
+
+def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for an architecture ("90", "90-real", "90-virtual", "90a-real") runs on a GPU of this capability."""
+    number, _, kind = architecture.partition("-")
+    digits = number.rstrip("af")
+    built = (int(digits[:-1]), int(digits[-1]))
+    if number != digits:
+        return built == capability
+    return built <= capability and (kind != "real" or built[0] == capability[0])  # later ones compile the PTX
+
+
+def load_cuda() -> None:
+    """Register the CUDA kernels where a GPU can run them, else say why not."""
+    global cuda_loaded, cuda_reason
+    build = cuda_build()
+    if build is None:
+        cuda_reason = "no compiled CUDA kernels were installed: put nvcc on PATH, then reinstall"
+    elif not torch.cuda.is_available():
+        cuda_reason = "torch finds no CUDA device"
+    else:
+        capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        if any(runs_on(architecture, c) for architecture in build[0] for c in capabilities):
+            torch.ops.load_library(str(here / "_cuda.so"))
+            cuda_loaded = True
+            return
+        cuda_reason = (
+            f"the devices have compute capability {', '.join(f'{a}.{b}' for a, b in capabilities)}, the kernels were "
+            f"built for {', '.join(build[0])}: reinstall with CUDAARCHS set"
+        )
+
+
 load()
+load_cuda()

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from lps_kernels import native
+
 NAMESPACE = "lps_kernels"
 _library = torch.library.Library(NAMESPACE, "DEF")
 
@@ -152,8 +154,12 @@ class Op:
             _check_name(name)
             if BACKENDS[name][0] != device:
                 raise RuntimeError(f"backend {name!r}: {self.name} got tensors on {device}")
-            raise RuntimeError(f"backend {name!r}: {self.name} is not available, see python -m lps_kernels.info")
+            raise RuntimeError(f"backend {name!r}: {self.name} is not available: {self._why_not(name)}")
         return name
+
+    def _why_not(self, name: str) -> str:
+        missing = native.cuda_reason if name == "cuda" else native.reason if name == "cpu" else ""
+        return missing or "it has no such kernel, see python -m lps_kernels.info"
 
     def __call__(self, *args, backend: str | None = None):
         chosen = self.choose(args[self._first].device.type, backend)

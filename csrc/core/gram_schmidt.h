@@ -27,9 +27,9 @@ template <int D, int COUNT, class N>
 LPS_FN void project(const N (*q)[D], N* u) {
   if constexpr (COUNT > 0) {
     N h[COUNT];
-#pragma GCC unroll 4
+    LPS_UNROLL(4)
     for (int l = 0; l < COUNT; ++l) h[l] = inner<D>(q[l], u);
-#pragma GCC unroll 4
+    LPS_UNROLL(4)
     for (int l = 0; l < COUNT; ++l) subtract<D>(u, h[l], q[l]);
   }
 }
@@ -42,7 +42,7 @@ LPS_RARE void complete(const N (*q)[D], N* u) {
   using T = Scalar<S>;
   const S zero = L::splat(T(0)), one = L::splat(T(1)), enough = L::splat(T(kCompletion) * T(D - J) / T(D));
   auto searching = zero < one;
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i < D; ++i) {
     S left = one;
     for (int l = 0; l < J; ++l) left = left - square(q[l][i]);
@@ -77,9 +77,9 @@ template <int D, int M, class N>
 LPS_FN auto all_finite(const N (*v)[D]) {
   const auto zero = Lanes<Real<N>>::splat(0);
   auto sum = zero;
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int j = 0; j < M; ++j) {
-#pragma GCC unroll 4
+    LPS_UNROLL(4)
     for (int i = 0; i < D; ++i) sum = sum + nought(v[j][i]);
   }
   return sum == zero;
@@ -123,7 +123,7 @@ LPS_FN void orthonormalize_column(N (*v)[D], Mask* degenerate) {
       for (int i = 0; i < D; ++i) basis[l][i] = v[l][i];
     }
     complete<D, J>(basis, completed);
-#pragma GCC unroll 4
+    LPS_UNROLL(4)
     for (int i = 0; i < D; ++i) u[i] = select(good, u[i], completed[i]);
     left = square_sum<D>(u);
   }
@@ -145,7 +145,7 @@ LPS_FN void gram_schmidt(N (*v)[D], bool special, Mask* degenerate) {
     }
   }
   orthonormalize_column<D, M, 0>(v, degenerate);
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int j = 0; j < M; ++j) degenerate[j] = degenerate[j] | (finite == 0);
   if constexpr (D == M && sizeof(N) == sizeof(S)) {
     if (special) {
@@ -178,14 +178,14 @@ LPS_FN void gram_schmidt_backward_column(const N (*q)[D], N (*v)[D], const Mask*
   using L = Lanes<S>;
   const S one = L::splat(1), zero = L::splat(0);
   const auto alive = degenerate[J] == 0;
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i < D; ++i) {
     v[J][i] = select(alive, v[J][i], Make<N>::real(zero));
     g[J][i] = select(alive, g[J][i], Make<N>::real(zero));
   }
   const S factor = normalize_scale<D>(v[J], largest_magnitude<D>(v[J]), alive);
   N r[J + 1], h[J + 1];
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i <= J; ++i) {
     r[i] = inner<D>(q[i], v[J]);
     h[i] = inner<D>(q[i], g[J]);
@@ -196,11 +196,11 @@ LPS_FN void gram_schmidt_backward_column(const N (*q)[D], N (*v)[D], const Mask*
     for (int i = 0; i < D; ++i) p[i] = zero;  // a last direction can't turn
   } else {
     subtract<D>(p, Make<N>::real(real_part(h[J])), q[J]);
-#pragma GCC unroll 4
+    LPS_UNROLL(4)
     for (int i = 0; i < J; ++i) subtract<D>(p, h[i], q[i]);
     scale_by<D>(p, inverse);
   }
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i < J; ++i) {
     subtract<D>(g[i], conjugate(r[i]), p);
     subtract<D>(g[i], conjugate(h[i]), q[J]);

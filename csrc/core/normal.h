@@ -12,7 +12,7 @@ LPS_FN void sine_cosine(S angle, S* sine, S* cosine) {
   constexpr int terms = sizeof(T) == 4 ? 5 : 9;
   const S x2 = angle * angle;
   S s = Lanes<S>::splat(T(1)), c = s;
-#pragma GCC unroll 9
+  LPS_UNROLL(9)
   for (int i = terms; i > 0; --i) {
     s = T(1) - s * x2 * T(1.0 / (2 * i * (2 * i + 1)));
     c = T(1) - c * x2 * T(1.0 / (2 * i * (2 * i - 1)));

@@ -138,7 +138,7 @@ struct Make<Complex<S>> {
 template <int D, class N>
 LPS_FN N inner(const N* a, const N* b) {
   N sum = conjugate(a[0]) * b[0];
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 1; i < D; ++i) sum = sum + conjugate(a[i]) * b[i];
   return sum;
 }
@@ -146,14 +146,14 @@ LPS_FN N inner(const N* a, const N* b) {
 // a -= by b
 template <int D, class N>
 LPS_FN void subtract(N* a, N by, const N* b) {
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i < D; ++i) a[i] = a[i] - by * b[i];
 }
 
 template <int D, class N>
 LPS_FN Real<N> square_sum(const N* a) {
   Real<N> sum = square(a[0]);
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 1; i < D; ++i) sum = sum + square(a[i]);
   return sum;
 }
@@ -161,7 +161,7 @@ LPS_FN Real<N> square_sum(const N* a) {
 template <int D, class N>
 LPS_FN Real<N> largest_magnitude(const N* a) {
   Real<N> largest = magnitude(a[0]);
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 1; i < D; ++i) {
     const Real<N> size = magnitude(a[i]);
     largest = size > largest ? size : largest;
@@ -171,7 +171,7 @@ LPS_FN Real<N> largest_magnitude(const N* a) {
 
 template <int D, class N>
 LPS_FN void scale_by(N* a, Real<N> by) {
-#pragma GCC unroll 4
+  LPS_UNROLL(4)
   for (int i = 0; i < D; ++i) a[i] = scale(a[i], by);
 }
 

@@ -1,0 +1,77 @@
+// permute: gathers by rank; its gradient gathers back, sums over samples, and is scanned for the scores.
+#include "cuda/gather.cuh"
+#include "cuda/ops.cuh"
+#include "cuda/soft.cuh"
+
+namespace lps::cuda {
+
+Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, OptionalTensor col,
+               OptionalTensor num_nodes, double tau, int64_t order, bool hard) {
+  x = dense(x), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
+  const Shape s = shape_of("permute", x, perm, num_nodes, order, false);
+  Tensor y = empty(x, sizes_of(s, true));
+  if (hard) {
+    move(s, x, y, std::nullopt, false);
+    return y;
+  }
+  check_soft("permute", x, perm, t, row, col, hard);
+  const SoftParts soft{*t, *row, *col};
+  if (order == 1) {
+    soft_product(s, soft, true, by_node(x, false), tau, 0, y);
+  } else {
+    const Tensor half = empty(x, sizes_of(s, true), t->scalar_type());
+    soft_product(s, soft, true, by_node(x, false), tau, 1, half);
+    soft_product(s, soft, true, by_rank(half), tau, 0, y);
+  }
+  return y;
+}
+
+// Of y = P^T x with a soft P: the gradient of x by rank, and those of t, row and col.
+static std::pair<Tensor, SoftParts> soft_backward(const Shape& s, const SoftParts& soft, const Tensor& x,
+                                                  const Tensor& grad, double tau) {
+  Tensor back = empty(soft.t, sizes_of(s, true));
+  if (s.order == 1) {
+    soft_product(s, soft, false, by_rank(grad), tau, 0, back);
+    return {back, soft_gradient(s, soft, by_node(x, false), by_rank(grad), tau, 1)};
+  }
+  const Tensor half = empty(soft.t, sizes_of(s, true));
+  soft_product(s, soft, true, by_node(x, false), tau, 1, half);
+  const SoftParts first = soft_gradient(s, soft, by_rank(half), by_rank(grad), tau, 1);
+  soft_product(s, soft, false, by_rank(grad), tau, 0, half);
+  const SoftParts second = soft_gradient(s, soft, by_node(x, false), by_rank(half), tau, 2);
+  soft_product(s, soft, false, by_rank(half), tau, 1, back);
+  return {back, add(first, second)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_y, Tensor x, Tensor perm,
+                                                            OptionalTensor t, OptionalTensor row, OptionalTensor col,
+                                                            OptionalTensor num_nodes, double tau, int64_t order,
+                                                            bool hard, int64_t needs) {
+  x = dense(x), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
+  const Shape s = shape_of("permute_backward", x, perm, num_nodes, order, false);
+  STD_TORCH_CHECK(grad_y, "permute_backward: expected a gradient");
+  const Tensor grad = dense(*grad_y);
+  shape_of("permute_backward", grad, perm, num_nodes, order, true);
+  check_soft("permute_backward", x, perm, t, row, col, hard);
+  Tensor grad_x = needs & 1 ? empty(x) : empty(x, {0});
+  std::optional<SoftParts> parts;
+  Tensor back = grad;
+  if (!hard) {
+    const auto [by_rank_grad, found] = soft_backward(s, {*t, *row, *col}, x, grad, tau);
+    back = by_rank_grad, parts = found;
+  } else if (t && (needs & 14)) {
+    parts = soft_gradient(s, {*t, *row, *col}, by_node(x, false), by_rank(grad), tau, order == 2 ? 3 : 1);
+  }
+  if (needs & 1) sum_samples(s, perm, back, grad_x, std::nullopt, 1);
+  const auto of = [&](const Tensor SoftParts::* part, int64_t bit) {
+    return parts && (needs & bit) ? (*parts).*part : empty(x, {0});
+  };
+  return {grad_x, of(&SoftParts::t, 2), of(&SoftParts::row, 4), of(&SoftParts::col, 8)};
+}
+
+}  // namespace lps::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(lps_kernels, CUDA, m) {
+  m.impl("permute", TORCH_BOX(&lps::cuda::permute));
+  m.impl("permute_backward", TORCH_BOX(&lps::cuda::permute_backward));
+}

@@ -1,0 +1,41 @@
+// The soft permutation applied to features, and the gradient of t, row and col: soft.cu.
+#pragma once
+
+#include "cuda/features.cuh"
+
+namespace lps::cuda {
+
+// Features to be read by rank: those in order of nodes through perm (`gather`), those without samples for each.
+struct View {
+  Numbers x;
+  bool gather, each;
+};
+
+inline View by_node(const Tensor& x, bool each) {
+  return {numbers(x), true, each};
+}
+inline View by_rank(const Tensor& x) {
+  return {numbers(x), false, true};
+}
+
+struct SoftParts {
+  Tensor t, row, col;
+};
+
+// Gradients of t, row and col, (b, k, n) each, from dL/dP = sum over channels of u v^T along each of `axes` (bit 0: the
+// first, bit 1: the second), times a weight or `scale`.
+SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
+                        const OptionalTensor& weights = std::nullopt, double scale = 1);
+
+// y = w after (K (before x)) along an axis, by rank: P^T x for before = row and after = col, P x the other way round.
+void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const View& x, double tau, int axis,
+                  const Tensor& y, const OptionalTensor& weights = std::nullopt, double scale = 1);
+
+// a + b of one shape and dtype.
+Tensor add(const Tensor& a, const Tensor& b);
+
+inline SoftParts add(const SoftParts& a, const SoftParts& b) {
+  return {add(a.t, b.t), add(a.row, b.row), add(a.col, b.col)};
+}
+
+}  // namespace lps::cuda
