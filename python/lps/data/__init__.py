@@ -1,5 +1,27 @@
 """Batches that models take, and the data sets of the paper."""
 
 from lps.data.batch import Graphs, Particles
+from lps.data.benchmarks import benchmark
+from lps.data.files import DataError
+from lps.data.nbody import nbody
+from lps.data.ragged import IGNORED, RaggedGraphs
+from lps.data.separation import automorphic, exp, exp_like, exp_splits, graph8c
+from lps.data.synthetic import contact_like, pattern_like, peptides_like
 
-__all__ = ["Graphs", "Particles"]
+__all__ = [
+    "IGNORED",
+    "DataError",
+    "Graphs",
+    "Particles",
+    "RaggedGraphs",
+    "automorphic",
+    "benchmark",
+    "contact_like",
+    "exp",
+    "exp_like",
+    "exp_splits",
+    "graph8c",
+    "nbody",
+    "pattern_like",
+    "peptides_like",
+]
