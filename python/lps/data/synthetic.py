@@ -102,7 +102,7 @@ def _bernoulli(probability: Tensor, g: torch.Generator) -> Tensor:
 
 
 def _chain(m: int, g: torch.Generator) -> Tensor:
-    """Bonds (2, m - 1) of a tree: every node hangs on the one before it or, one time in four, on one of the five before."""
+    """Bonds (2, m - 1) of a tree: a node hangs on the one before it or, one time in four, on one of the five before."""
     node = torch.arange(1, m)
     back = torch.where(
         torch.rand(m - 1, generator=g) < 0.25, torch.randint(1, 6, (m - 1,), generator=g), torch.ones(m - 1).long()

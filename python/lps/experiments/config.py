@@ -1,0 +1,58 @@
+"""Settings of a run: a preset, changed by key=value, --key value or --key=value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting that is none, or has a value that it can't have. The message is one line."""
+
+
+def parse(arguments: Sequence[str], presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings that arguments ask for.
+
+    presets: "paper" has every key with its default; the others say what differs. `preset=NAME` picks one, wherever it
+    stands. A value is read as the type that its default has.
+
+    >>> parse(["--lr", "0.1", "preset=small"], {"paper": {"lr": 1.0, "epochs": 9}, "small": {"epochs": 2}})
+    {'lr': 0.1, 'epochs': 2}
+    """
+    given = dict(_pairs(list(arguments)))
+    name = given.pop("preset", "paper")
+    if name not in presets:
+        raise ConfigError(f"preset: expected one of {', '.join(presets)}, got {name!r}")
+    settings = {**presets["paper"], **presets[name]}
+    for key, text in given.items():
+        if key not in settings:
+            near = difflib.get_close_matches(key, settings, 1)
+            hint = f", did you mean {near[0]}?" if near else f", known are {', '.join(sorted(settings))}"
+            raise ConfigError(f"{key}: unknown setting{hint}")
+        settings[key] = _read(key, text, type(settings[key]))
+    return settings
+
+
+def _pairs(arguments: list[str]):
+    while arguments:
+        first = arguments.pop(0)
+        key, equals, value = first.removeprefix("--").partition("=")
+        if not equals:
+            if not first.startswith("--") or not arguments:
+                raise ConfigError(f"{first}: expected key=value or --key value")
+            value = arguments.pop(0)
+        yield key.replace("-", "_"), value
+
+
+def _read(key: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise ConfigError(f"{key}: expected true or false, got {text!r}")
+        return words[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        word = {"int": "a whole number", "float": "a number"}[kind.__name__]
+        raise ConfigError(f"{key}: expected {word}, got {text!r}") from None
