@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ class Graphs:
         x: (b, n, c) features of nodes.
         adjacency: (b, n, n) or (b, n, n, c_e): zero where there is no edge.
         num_nodes: (b,) int64, the first num_nodes[i] nodes of graph i are real.
+        index: (b,) int64, the numbers of the graphs in their data set, if they are of one.
     """
 
     x: Tensor
     adjacency: Tensor
     num_nodes: Tensor
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         b, n = _leading("x", self.x, 3, "(b, n, c)")
@@ -41,11 +43,11 @@ class Graphs:
 
     def __getitem__(self, index: slice | Tensor) -> Graphs:
         """Some of the graphs, by a slice or by a tensor of numbers."""
-        return Graphs(self.x[index], self.adjacency[index], self.num_nodes[index])
+        return _each(self, lambda part: part[index])
 
     def to(self, device: torch.device | str) -> Graphs:
         """The same graphs on a device."""
-        return Graphs(self.x.to(device), self.adjacency.to(device), self.num_nodes.to(device))
+        return _each(self, lambda part: part.to(device))
 
     @classmethod
     def from_edges(
@@ -81,11 +83,13 @@ class Particles:
         positions: (b, n, 3).
         velocities: (b, n, 3).
         charges: (b, n).
+        index: (b,) int64, the numbers of the systems in their data set, if they are of one.
     """
 
     positions: Tensor
     velocities: Tensor
     charges: Tensor
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         b, n = _leading("positions", self.positions, 3, "(b, n, 3)")
@@ -101,11 +105,17 @@ class Particles:
 
     def __getitem__(self, index: slice | Tensor) -> Particles:
         """Some of the systems, by a slice or by a tensor of numbers."""
-        return Particles(self.positions[index], self.velocities[index], self.charges[index])
+        return _each(self, lambda part: part[index])
 
     def to(self, device: torch.device | str) -> Particles:
         """The same systems on a device."""
-        return Particles(self.positions.to(device), self.velocities.to(device), self.charges.to(device))
+        return _each(self, lambda part: part.to(device))
+
+
+def _each(batch, change: Callable[[Tensor], Tensor]):
+    """The batch with each of its tensors changed."""
+    parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return type(batch)(*(part if part is None else change(part) for part in parts))
 
 
 def _leading(name: str, x: Tensor, dim: int, wanted: str) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def trajectories(count: int, seed: int, n: int = 5, chunk: int = 500) -> tuple[P
         x, v = simulate(x, v, q, FIRST * FRAME)
         parts.append((x, v, q, simulate(x, v, q, (LAST - FIRST) * FRAME)[0]))
     x, v, q, target = (torch.from_numpy(np.concatenate(p)).float() for p in zip(*parts))
-    return Particles(x, v, q), target
+    return Particles(x, v, q, torch.arange(count)), target
 
 
 def nbody(split: str, seed: int = 0, count: int | None = None) -> tuple[Particles, Tensor]:
@@ -87,7 +87,7 @@ def nbody(split: str, seed: int = 0, count: int | None = None) -> tuple[Particle
     path = cache / f"nbody-{split}-{count}-{seed}.pt"
     if path.exists():
         parts, target = torch.load(path, weights_only=True)
-        return Particles(*parts), target
+        return Particles(*parts, torch.arange(count)), target
     particles, target = trajectories(count, seed=[seed, list(SPLITS).index(split)])
     cache.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")

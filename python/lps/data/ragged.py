@@ -72,13 +72,12 @@ class RaggedGraphs:
         With attributes, channel 0 of the adjacency says where an edge is and the others hold the attributes.
         """
         numbers = torch.as_tensor(numbers, dtype=torch.int64)
-        graph, node, edge = _rows(self.node_ptr, numbers), None, _rows(self.edge_ptr, numbers)
-        owner, node = graph
+        owner, node = _rows(self.node_ptr, numbers)
         place = node - self.node_ptr[numbers][owner]
         b = numbers.numel()
         x = torch.zeros(b, self.n, self.channels)
         x[owner, place] = one_hot(self.x[node], self.node_classes)
-        which, row = edge
+        which, row = _rows(self.edge_ptr, numbers)
         ends = self.edge_index[:, row]
         if self.edge_attr is None:
             adjacency = torch.zeros(b, self.n, self.n)
@@ -87,7 +86,7 @@ class RaggedGraphs:
             adjacency = torch.zeros(b, self.n, self.n, self.edge_channels)
             attributes = one_hot(self.edge_attr[row], self.edge_classes)
             adjacency[which, ends[0], ends[1]] = torch.cat((torch.ones_like(attributes[:, :1]), attributes), 1)
-        graphs = Graphs(x, adjacency, self.node_ptr.diff()[numbers])
+        graphs = Graphs(x, adjacency, self.node_ptr.diff()[numbers], numbers)
         return graphs, self._targets(numbers, owner, node, place)
 
     def _targets(self, numbers: Tensor, owner: Tensor, node: Tensor, place: Tensor) -> Tensor:

@@ -93,10 +93,11 @@ def automorphic() -> tuple[Graphs, list[str], Tensor]:
         matcher = networkx.algorithms.isomorphism.GraphMatcher(g, g)
         orbits[i, :m] = torch.tensor([list(map(f.get, range(m))) for f in matcher.isomorphisms_iter()]).amin(0)
     sizes = torch.tensor([g.number_of_nodes() for g in graphs.values()])
-    return Graphs(torch.zeros(len(graphs), n, 1), adjacency, sizes), list(graphs), orbits
+    index = torch.arange(len(graphs))
+    return Graphs(torch.zeros(len(graphs), n, 1), adjacency, sizes, index), list(graphs), orbits
 
 
 def _with_degree(adjacency: Tensor) -> Graphs:
     degree = adjacency.sum(-1)
     b, n = degree.shape
-    return Graphs(torch.stack((torch.ones_like(degree), degree), -1), adjacency, torch.full((b,), n))
+    return Graphs(torch.stack((torch.ones_like(degree), degree), -1), adjacency, torch.full((b,), n), torch.arange(b))
