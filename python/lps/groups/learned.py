@@ -100,10 +100,7 @@ class ParticleDistribution(Distribution):
             shape = (len(x), k, *vectors.shape[1:])
             noisy = vectors[:, None] + self.noise_scale * noise(torch.randn, x, vectors, shape, self.fixed_noise)
             scores, v = self.network(noisy.flatten(0, 1))
-        unfold = (len(x), k)
-        return (None if scores is None else scores.unflatten(0, unfold)), (
-            None if v is None else v.unflatten(0, unfold)
-        )
+        return tuple(None if y is None else y.unflatten(0, (len(x), k)) for y in (scores, v))
 
     def forward(self, x: Particles, k: int) -> Sample:
         scores, v = self.pseudo(x, k)
