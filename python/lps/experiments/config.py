@@ -56,3 +56,10 @@ def _read(key: str, text: str, kind: type) -> Any:
     except ValueError:
         word = {"int": "a whole number", "float": "a number"}[kind.__name__]
         raise ConfigError(f"{key}: expected {word}, got {text!r}") from None
+
+
+def choose(key: str, value: str, table: dict[str, Any]) -> Any:
+    """The entry of a table that a setting names."""
+    if value not in table:
+        raise ConfigError(f"{key}: expected one of {', '.join(table)}, got {value!r}")
+    return table[value]

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,10 +93,3 @@ def show(name: str) -> int:
     for key, value in module.PRESETS["paper"].items():
         print(f"  {key}={value}")
     return 0
-
-
-def choose(key: str, value: str, table: dict[str, Callable] | Sequence[str]) -> Any:
-    """The entry of a table that a setting names, or the value itself where the table is a list."""
-    if value not in table:
-        raise ConfigError(f"{key}: expected one of {', '.join(table)}, got {value!r}")
-    return table[value] if isinstance(table, dict) else value

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Defaults of the keys that the loop reads; experiments add theirs.
@@ -53,3 +54,9 @@ class Task:
     score: Callable[[Tensor, Tensor], dict[str, float]]
     monitor: str = "loss"
     maximize: bool = False
+
+
+def split(batch: Callable[[Tensor], tuple[Any, Tensor]], count: int) -> tuple[Split, Split, Split]:
+    """Half of the rows for training, a quarter each for validation and test."""
+    rows = torch.arange(count)
+    return tuple(Split(batch, part) for part in rows.tensor_split([count // 2, 3 * count // 4]))
