@@ -58,7 +58,7 @@ def run(
 ) -> dict[str, Any]:
     """Train a ViT on a data set of torch_geometric, or on stand_in(count, seed).
 
-    outputs: the settings of the model's output, out_channels and order_out; fields: the loss and the scores, see `Task`.
+    outputs: settings of the model's output, out_channels and order_out; fields: the loss and the scores, see `Task`.
     """
     splits, graphs = {}, None
     for seed, part in enumerate(("test", "valid", "train")):
@@ -68,9 +68,8 @@ def run(
             graphs = data.benchmark(name, part, config["data"])
         splits[part] = task.Split(graphs.batch, _rows(graphs))
     sizes = {"n": graphs.n, "node_channels": graphs.channels, "edge_channels": graphs.edge_channels, "order_in": 2}
-    return training.Trainer(
-        config, build(config, **sizes, **outputs, data="graphs"), task.Task(**splits, **fields)
-    ).run()
+    model = build(config, **sizes, **outputs, data="graphs")
+    return training.Trainer(config, model, task.Task(**splits, **fields)).run()
 
 
 def _rows(graphs: RaggedGraphs) -> Tensor:

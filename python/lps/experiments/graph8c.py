@@ -1,7 +1,7 @@
 """GRAPH8c: do random symmetrized networks tell all 11,117 connected graphs with 8 nodes apart?
 
-All 61.8 million pairs are compared. A k-sample estimate is random, so graphs may be told apart by chance alone: the same
-threshold is therefore applied to isomorphic copies as well, and how many of these are told apart stands beside.
+All 61.8 million pairs are compared. A k-sample estimate is random, so graphs may be told apart by chance alone: the
+same threshold is therefore applied to isomorphic copies as well, and how many of these are told apart stands beside.
 """
 
 from __future__ import annotations

@@ -48,14 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper_gnn_canonical": {**GNN, **CANONICAL},
     "small": {**GNN, "epochs": 20, "samples": 4, "eval_samples": 4, "valid_count": 500, "test_count": 500},
 }
-SIZES = {
-    "data": "particles",
-    "n": 5,
-    "node_channels": 6,
-    "edge_channels": 2,
-    "out_channels": 3,
-    "order_out": "displacement",
-}
+SIZES = {"data": "particles", "n": 5, "node_channels": 6, "edge_channels": 2, "out_channels": 3}
 
 
 def splits(config: dict[str, Any]) -> dict[str, task.Split]:
@@ -77,9 +70,8 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and test the epoch with the least validation error."""
-    return training.Trainer(
-        config, build(config, **SIZES), task.Task(**splits(config), loss=F.mse_loss, score=score)
-    ).run()
+    model = build(config, **SIZES, order_out="displacement")
+    return training.Trainer(config, model, task.Task(**splits(config), loss=F.mse_loss, score=score)).run()
 
 
 if __name__ == "__main__":

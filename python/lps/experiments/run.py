@@ -32,13 +32,14 @@ NAMES = (
 def main(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run an experiment with the settings given; 0, or 2 after one line on stderr that says what is wrong.
 
-    The result is one JSON line on stdout.
+    The result is one JSON line on stdout, without learning curves; `results=FILE` adds a line with them to a file.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if any(a in ("-h", "--help", "help") for a in arguments):
         return show(name)
+    files = [a.removeprefix("results=") for a in arguments if a.startswith("results=")]
     try:
-        result = run(name, arguments)
+        result = run(name, [a for a in arguments if not a.startswith("results=")])
     except ValueError as error:  # wrong settings, missing data or shapes that do not fit: all raise it, with a line
         line = " ".join(str(error).split())
         print(f"lps {name}: {line}", file=sys.stderr)
@@ -47,6 +48,9 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         print(f"lps {name}: stopped; the same command with the same out= goes on", file=sys.stderr)
         return 130
     if int(os.environ.get("RANK", 0)) == 0:
+        for path in files:
+            with open(path, "a") as lines:
+                lines.write(json.dumps(result) + "\n")
         print(json.dumps({k: v for k, v in result.items() if k != "history"}))
     return 0
 
@@ -67,13 +71,15 @@ def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What ran, and on what."""
+    """What ran, on what, and how busy that was: beside a load above the number of cores no time says much."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lps_kernels": lps_kernels.__version__,
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+        "load_average": f"{os.getloadavg()[0]:.1f}",
     }
 
 
