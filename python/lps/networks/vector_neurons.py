@@ -42,19 +42,22 @@ class VectorLinearLeakyReLU(nn.Module):
 
 
 class VectorMaxPool(nn.Module):
-    """Of the vectors of a channel over an axis, the one that lies furthest along a learned direction.
+    """Of the vectors of a channel over an axis, the one that lies furthest along a direction, a random mix of all.
 
     >>> import torch
     >>> assert VectorMaxPool(2)(torch.randn(5, 4, 3, 2), 1).shape == (5, 3, 2)
     """
 
+    directions: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.directions = nn.Linear(channels, channels, bias=False)
+        # A buffer: an argmax passes no gradient on, and a parameter without one would stop distributed training.
+        self.register_buffer("directions", nn.Linear(channels, channels, bias=False).weight.detach())
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """(..., 3, c) without the axis, which is counted from the front."""
-        largest = (x * self.directions(x)).sum(-2, keepdim=True).argmax(axis, keepdim=True)
+        largest = (x * (x @ self.directions.T)).sum(-2, keepdim=True).argmax(axis, keepdim=True)
         return x.gather(axis, largest.expand(*(1 if i == axis else s for i, s in enumerate(x.shape)))).squeeze(axis)
 
 
