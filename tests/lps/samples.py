@@ -1,5 +1,7 @@
 """Small random batches, and the group acting on them."""
 
+from collections.abc import Callable
+
 import torch
 from lps.data import Graphs, Particles
 from torch import Tensor
@@ -52,3 +54,20 @@ def move(particles: Particles, q: Tensor, t: Tensor, s: Tensor | None = None) ->
     """Rotated by q, translated by t, and relabelled."""
     parts = (particles.positions @ q.T + t, particles.velocities @ q.T, particles.charges)
     return Particles(*(x if s is None else relabel(x, s, (1,)) for x in parts))
+
+
+def directional(function: Callable[[], Tensor], parameters: list[Tensor], eps: float = 1e-8) -> tuple[float, float]:
+    """The derivative along a random direction, by backward and by central differences.
+
+    The step is small because maxima, nearest neighbours and ReLUs have kinks.
+    """
+    directions = [torch.randn_like(p) for p in parameters]
+    grads = torch.autograd.grad(function(), parameters, allow_unused=True)
+    analytic = sum((g * d).sum() for g, d in zip(grads, directions) if g is not None)
+    values = []
+    with torch.no_grad():
+        for step in (eps, -2 * eps):
+            for p, d in zip(parameters, directions):
+                p += step * d
+            values.append(function())
+    return analytic.item(), ((values[0] - values[1]) / (2 * eps)).item()

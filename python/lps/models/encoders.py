@@ -35,8 +35,9 @@ class VisionEncoder(nn.Module):
             raise ValueError(f"patch_dropout: expected at least 0 and less than 1, got {patch_dropout}")
         source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
         model = timm.create_model(
-            encoder, pretrained=pretrained or weights is not None, num_classes=0, **source, **(encoder_options or {})
+            encoder, pretrained=pretrained or weights is not None, **source, **(encoder_options or {})
         )
+        model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
         if not hasattr(model, "patch_embed") or not hasattr(model, "blocks"):
             raise ValueError(f"encoder: expected a ViT or a BEiT, got {encoder!r}")
         self.tokens, self.width = model.patch_embed.num_patches, model.num_features

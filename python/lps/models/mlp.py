@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lps.models.representations import axes_of, inputs_of
+
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -50,14 +52,8 @@ class MLP(nn.Module):
         last_activation: bool = False,
     ) -> None:
         super().__init__()
-        flat = {
-            1: n * node_channels,
-            2: n * n * (node_channels + edge_channels),
-            "edges": n * n * edge_channels,
-            (1, 2): n * node_channels + n * n * edge_channels,
-        }[tuple(order_in) if isinstance(order_in, list) else order_in]
-        axes = {0: 0, 1: 1, 2: 2, "diagonal": 2}[order_out]
-        self.shape = (*[n] * axes, out_channels)
+        flat = sum(n**order * channels for order, channels in inputs_of(order_in, node_channels, edge_channels))
+        self.shape = (*[n] * axes_of(order_out), out_channels)
         self.layers = dense((flat, *hidden, math.prod(self.shape)), activation, last_activation)
 
     def forward(self, *inputs: Tensor) -> Tensor:

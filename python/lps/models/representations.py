@@ -10,9 +10,28 @@ from torch import Tensor
 import lps_kernels as lk
 from lps.data.batch import Graphs, Particles
 
-ORDERS_IN = (1, 2, (1, 2), "edges")
-GRAPH_OUT = {0: 0, 1: 1, 2: 2, "diagonal": 2}
+GRAPH_OUT = {0: 0, 1: 1, 2: 2, "diagonal": 2}  # how many axes of nodes a base model's output has
 PARTICLE_OUT = {"vector": "vector", "point": "point", "displacement": "vector"}
+
+
+def inputs_of(order_in: Any, node_channels: int, edge_channels: int) -> list[tuple[int, int]]:
+    """The order and the channels of each tensor that `represent` makes of graphs.
+
+    >>> assert inputs_of((1, 2), 3, 1) == [(1, 3), (2, 1)] and inputs_of(2, 3, 1) == [(2, 4)]
+    """
+    nodes, edges = (1, node_channels), (2, edge_channels)
+    known = {1: [nodes], 2: [(2, node_channels + edge_channels)], "edges": [edges], (1, 2): [nodes, edges]}
+    order_in = tuple(order_in) if isinstance(order_in, list) else order_in
+    if order_in not in known:
+        raise ValueError(f"order_in: expected 1, 2, (1, 2) or 'edges', got {order_in!r}")
+    return known[order_in]
+
+
+def axes_of(order_out: int | str) -> int:
+    """How many axes of nodes the output of a base model of graphs has."""
+    if order_out not in GRAPH_OUT:
+        raise ValueError(f"order_out: expected one of {list(GRAPH_OUT)}, got {order_out!r}")
+    return GRAPH_OUT[order_out]
 
 
 def represent(batch: Graphs | Particles, order_in: Any, g: Any) -> tuple[tuple[Tensor, ...], list]:
@@ -33,9 +52,7 @@ def represent(batch: Graphs | Particles, order_in: Any, g: Any) -> tuple[tuple[T
         return (edges,), [2]
     if order_in == 2:
         return (torch.cat((edges, on_diagonal(batch.x)), -1),), [2]
-    if order_in in ((1, 2), [1, 2]):
-        return (batch.x, edges), [1, 2]
-    raise ValueError(f"order_in: expected 1, 2, (1, 2) or 'edges', got {order_in!r}")
+    return (batch.x, edges), [1, 2]
 
 
 def order_under(g: Any, nodes: int, space: int | str) -> Any:

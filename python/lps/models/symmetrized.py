@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import lps_kernels as lk
 from lps.data.batch import Graphs, Particles
 from lps.groups.base import Distribution
-from lps.models.representations import GRAPH_OUT, ORDERS_IN, PARTICLE_OUT, order_under, represent
+from lps.models.representations import GRAPH_OUT, PARTICLE_OUT, inputs_of, order_under, represent
 
 
 class Output(NamedTuple):
@@ -48,8 +48,7 @@ class SymmetrizedModel(nn.Module):
     ) -> None:
         super().__init__()
         order_in = tuple(order_in) if isinstance(order_in, list) else order_in
-        if order_in not in ORDERS_IN:
-            raise ValueError(f"order_in: expected 1, 2, (1, 2) or 'edges', got {order_in!r}")
+        inputs_of(order_in, 0, 0)  # raises for one that is none
         if order_out not in (*GRAPH_OUT, *PARTICLE_OUT):
             raise ValueError(f"order_out: expected one of {[*GRAPH_OUT, *PARTICLE_OUT]}, got {order_out!r}")
         if n_samples < 1:

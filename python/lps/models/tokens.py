@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lps.models.patches import Layout, PatchIn, PatchOut
+from lps.models.representations import axes_of, inputs_of
 
 
 class TokenModel(nn.Module):
@@ -36,20 +37,14 @@ class TokenModel(nn.Module):
         centred: bool = False,
     ) -> None:
         super().__init__()
-        wanted = {
-            1: [(1, node_channels)],
-            2: [(2, edge_channels + node_channels)],
-            "edges": [(2, edge_channels)],
-            (1, 2): [(1, node_channels), (2, edge_channels)],
-        }[tuple(order_in) if isinstance(order_in, list) else order_in]
         if order_out != 0 and not encoder.keeps_tokens:
             raise ValueError("patch_dropout: expected 0 where the output is read from all tokens")
         self.input = nn.ModuleList(
             PatchIn(Layout(n, encoder.tokens, order, centred), channels, encoder.width_in, pad)
-            for order, channels in wanted
+            for order, channels in inputs_of(order_in, node_channels, edge_channels)
         )
         self.encoder = encoder
-        axes = {0: 0, 1: 1, 2: 2, "diagonal": 2}[order_out]
+        axes = axes_of(order_out)
         self.pools = axes == 0
         if self.pools:
             self.output = nn.Linear(encoder.width, out_channels)
