@@ -53,9 +53,13 @@ class GraphDistribution(Distribution):
             noisy = x.x[:, :, None] + self.noise_scale * noise(torch.rand, x, x.x, shape, self.fixed_noise)
             return self.network(noisy, edge_mask(x), x.num_nodes)
 
-    def forward(self, x: Graphs, k: int) -> Sample:
-        g = lk.Permutation.from_scores(self.scores(x, k), x.num_nodes, self.tau, self.n_iter, hard=self.hard)
+    def sample(self, scores: Tensor, x: Graphs) -> Sample:
+        """Permutations that sort scores (b, k, n)."""
+        g = lk.Permutation.from_scores(scores, x.num_nodes, self.tau, self.n_iter, hard=self.hard)
         return Sample(g, g.entropy())
+
+    def forward(self, x: Graphs, k: int) -> Sample:
+        return self.sample(self.scores(x, k), x)
 
 
 class ParticleDistribution(Distribution):
@@ -102,8 +106,8 @@ class ParticleDistribution(Distribution):
             scores, v = self.network(noisy.flatten(0, 1))
         return tuple(None if y is None else y.unflatten(0, (len(x), k)) for y in (scores, v))
 
-    def forward(self, x: Particles, k: int) -> Sample:
-        scores, v = self.pseudo(x, k)
+    def sample(self, scores: Tensor | None, v: Tensor | None, x: Particles) -> Sample:
+        """Permutations that sort scores (b, k, n), and motions whose matrices are v (b, k, 3, 3) made orthonormal."""
         permutation = motion = None
         entropy = nothing(x.positions)
         if scores is not None:
@@ -114,6 +118,9 @@ class ParticleDistribution(Distribution):
         elif v is not None:
             motion = lk.Orthogonal.from_vectors(v, self.symmetry.special)
         return Sample(self.symmetry.element(permutation, motion), entropy)
+
+    def forward(self, x: Particles, k: int) -> Sample:
+        return self.sample(*self.pseudo(x, k), x)
 
 
 class Canonical(Distribution):

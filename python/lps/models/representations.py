@@ -57,9 +57,9 @@ def represent(batch: Graphs | Particles, order_in: Any, g: Any) -> tuple[tuple[T
 
 def order_under(g: Any, nodes: int, space: int | str) -> Any:
     """The order of something with so many axes of nodes, and scalars, vectors or points in space, under any group."""
-    if isinstance(g, lk.Product):
-        return (nodes, space)
-    return space if isinstance(g, (lk.Orthogonal, lk.Euclidean)) else nodes
+    if isinstance(g, (lk.Orthogonal, lk.Euclidean)):
+        return space
+    return (nodes, space) if hasattr(g, "motion") else nodes
 
 
 def particle_pairs(batch: Particles) -> Tensor:
