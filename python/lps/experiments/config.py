@@ -31,7 +31,25 @@ def parse(arguments: Sequence[str], presets: dict[str, dict[str, Any]]) -> dict[
             hint = f", did you mean {near[0]}?" if near else f", known are {', '.join(sorted(settings))}"
             raise ConfigError(f"{key}: unknown setting{hint}")
         settings[key] = _read(key, text, type(settings[key]))
+    _check(settings)
     return settings
+
+
+# Settings with few values, and those that have to be at least 1.
+WORDS = {
+    "optimizer": ("adam", "adamw"),
+    "precision": ("fp32", "bf16"),
+    "group": ("prob", "uniform", "canonical", "frame"),
+}
+COUNTS = ("epochs", "batch_size", "samples", "eval_samples", "eval_every", "repeats", "most_samples")
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if key in WORDS and value not in WORDS[key]:
+            raise ConfigError(f"{key}: expected one of {', '.join(WORDS[key])}, got {value!r}")
+        if key in COUNTS and value < 1:
+            raise ConfigError(f"{key}: expected 1 or more, got {value}")
 
 
 def _pairs(arguments: list[str]):

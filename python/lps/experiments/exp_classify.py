@@ -11,7 +11,7 @@ from torch import Tensor
 from lps import data
 from lps.experiments import task, training
 from lps.experiments.build import build
-from lps.experiments.config import choose
+from lps.experiments.config import ConfigError, choose
 
 PAPER = {
     **task.SETTINGS,
@@ -50,6 +50,8 @@ def splits(config: dict[str, Any]) -> dict[str, task.Split]:
     """The published splits, or thirds of a stand-in."""
     if config["stand_in"]:
         graphs = data.exp_like(config["stand_in"])
+        if graphs.n != SIZES["n"]:
+            raise ConfigError(f"stand_in: expected graphs padded to {SIZES['n']} nodes, got {graphs.n}")
         return dict(zip(("train", "valid", "test"), task.split(graphs.batch, len(graphs))))
     return {name: task.Split(graphs.batch, rows) for name, (graphs, rows) in data.exp_splits(config["data"]).items()}
 
