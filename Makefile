@@ -7,18 +7,22 @@ VENV ?= .venv
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+# The paper's system has a .venv of its own: timm wants torchvision, which goes with exactly one torch.
+VENV_LPS ?= .venv-lps
+TORCH_LPS ?= torch==2.14.1 torchvision==0.29.1
 PYTEST_ARGS ?=
 JOBS ?= auto
 BENCH_ARGS ?=
 LPS_FUZZ_EXAMPLES ?= 5000
 
 BIN := $(VENV)/bin
+BIN_LPS := $(VENV_LPS)/bin
 SOURCES := CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
 CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: gpu demo test test-triton build bench fuzz sanitize lint format readme wheel docs info clean distclean
+.PHONY: demo test test-triton test-lps gpu build bench fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -30,6 +34,10 @@ test: build
 # Triton's kernels without a GPU: its interpreter, which is slow and has to be chosen before Triton is imported.
 test-triton: $(VENV)/.triton
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton_interpreter.py $(PYTEST_ARGS)
+
+# The paper's system, python/lps: models, data and experiments.
+test-lps: build $(VENV_LPS)/.packages
+	$(BIN_LPS)/python -m pytest tests/lps $(PYTEST_ARGS)
 
 build: $(VENV)/.built
 
@@ -88,11 +96,11 @@ sanitize: $(VENV)/.packages
 
 clean:
 	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(VENV_LPS)/*' -prune -exec rm -rf {} +
 	rm -f $(VENV)/.built
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_LPS)
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -107,6 +115,14 @@ $(VENV)/.packages: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.triton: $(VENV)/.packages
 	$(BIN)/pip install -q "triton>=3.6"
+	touch $@
+
+# Kernels are the tree's own: they serve every torch from 2.11 on.
+$(VENV_LPS)/.packages: pyproject.toml
+	$(PYTHON) -m venv $(VENV_LPS)
+	$(BIN_LPS)/pip install -q $(TORCH_LPS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN_LPS)/pip install -q "setuptools>=77" "cmake>=3.26" ninja
+	LPS_KERNELS_BUILD=0 $(BIN_LPS)/pip install -q --no-build-isolation -e ".[lps,lps-test,test]"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(SOURCES)

@@ -1,0 +1,55 @@
+"""Peptides-func: which of ten functions does a peptide have? A pretrained ViT reads its adjacency as an image."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lps import data
+from lps.experiments import benchmark
+
+# 50,000 steps, of which 5,000 warm up; 84 steps an epoch.
+PAPER = {
+    **benchmark.SETTINGS,
+    **{"epochs": 596, "max_steps": 50000, "warmup_epochs": 59.5, "weight_decay": 0.1},
+    **{"pretrained": True, "patch_dropout": 0.5, "pad": "reflect", "centred": True},
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "small": {**benchmark.SMALL, "pretrained": False},
+}
+
+
+def loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """prediction, target (b, 10)."""
+    return F.binary_cross_entropy_with_logits(prediction, target)
+
+
+def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """Average precision, averaged over the functions that occur."""
+    from torchmetrics.functional.classification import binary_average_precision
+
+    occur = [c for c in range(target.shape[1]) if target[:, c].sum() > 0]
+    each = [binary_average_precision(prediction[:, c], target[:, c].long()).item() for c in occur]
+    return {"average_precision": sum(each) / max(1, len(each))}
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Train, and test the epoch with the highest average precision."""
+    measures = {"loss": loss, "score": score, "monitor": "average_precision", "maximize": True}
+    return benchmark.run(
+        config,
+        "peptides_func",
+        lambda count, seed: data.peptides_like(count, 10, seed),
+        {"out_channels": 10, "order_out": 0},
+        **measures,
+    )
+
+
+if __name__ == "__main__":
+    from lps.experiments.run import main
+
+    sys.exit(main("peptides_func"))

@@ -1,0 +1,101 @@
+"""Runs an experiment by name: what `lps train` and `python -m lps.experiments.<name>` call."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import lps_kernels
+from lps.experiments.config import ConfigError, parse
+
+NAMES = (
+    "automorphism",
+    "exp",
+    "exp_classify",
+    "graph8c",
+    "nbody",
+    "pattern",
+    "pcqm_contact",
+    "peptides_func",
+    "peptides_struct",
+)
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run an experiment with the settings given; 0, or 2 after one line on stderr that says what is wrong.
+
+    The result is one JSON line on stdout, without learning curves; `results=FILE` adds a line with them to a file.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(a in ("-h", "--help", "help") for a in arguments):
+        return show(name)
+    files = [a.removeprefix("results=") for a in arguments if a.startswith("results=")]
+    try:
+        result = run(name, [a for a in arguments if not a.startswith("results=")])
+    except ValueError as error:  # wrong settings, missing data or shapes that do not fit: all raise it, with a line
+        line = " ".join(str(error).split())
+        print(f"lps {name}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lps {name}: stopped; the same command with the same out= goes on", file=sys.stderr)
+        return 130
+    if int(os.environ.get("RANK", 0)) == 0:
+        for path in files:
+            with open(path, "a") as lines:
+                lines.write(json.dumps(result) + "\n")
+        print(json.dumps({k: v for k, v in result.items() if k != "history"}))
+    return 0
+
+
+def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """The result of an experiment, with what it takes to repeat it: command, settings, versions, wall time."""
+    module = find(name)
+    config = parse(arguments, module.PRESETS)
+    start = time.perf_counter()
+    result = module.run(config)
+    return {
+        "experiment": name,
+        "command": " ".join(["python -m", f"lps.experiments.{name}", *arguments]),
+        **{"config": config, **result},
+        "wall_seconds": round(time.perf_counter() - start, 1),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What ran, on what, and how busy that was: beside a load above the number of cores no time says much."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lps_kernels": lps_kernels.__version__,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+        "load_average": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def find(name: str) -> Any:
+    """The module of an experiment."""
+    name = name.replace("-", "_")
+    if name not in NAMES:
+        raise ConfigError(f"experiment: expected one of {', '.join(NAMES)}, got {name!r}")
+    return importlib.import_module(f"lps.experiments.{name}")
+
+
+def show(name: str) -> int:
+    """Print an experiment's presets and settings."""
+    module = find(name)
+    print((module.__doc__ or "").strip(), "\n")
+    print(f"python -m lps.experiments.{name} [preset={'|'.join(module.PRESETS)}] [key=value ...]")
+    for key, value in module.PRESETS["paper"].items():
+        print(f"  {key}={value}")
+    return 0

@@ -1,0 +1,68 @@
+"""Models by name, from plain settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lps import groups
+from lps.groups.build import accepted, parameters
+from lps.groups.learned import GraphDistribution, ParticleDistribution
+from lps.models.encoders import LanguageEncoder, VisionEncoder
+from lps.models.gin_id import GINID
+from lps.models.mlp import MLP
+from lps.models.pairs import GNN, PairTransformer
+from lps.models.symmetrized import IdentifiedModel, SymmetrizedModel
+from lps.models.tokens import TokenModel
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "gin_id": GINID,
+    "transformer": PairTransformer,
+    "gnn": GNN,
+}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"vision": VisionEncoder, "language": LanguageEncoder}
+PARTICLES = {"node_channels": 6, "edge_channels": 2, "out_channels": 3, "order_out": "displacement"}
+ALIASES = {"vit": "vision", "beit": "vision", "bert": "language"}
+
+
+def build(config: Mapping[str, Any]) -> SymmetrizedModel:
+    """A symmetrized model from settings.
+
+    >>> sizes = {"n": 6, "node_channels": 1, "out_channels": 2, "hidden": (8,)}
+    >>> model = build({"backbone": "mlp", "group": "prob", "n_samples": 4, **sizes})
+    >>> assert isinstance(model.backbone, MLP)
+
+    Arguments:
+        config: "backbone": "mlp", "gin_id", "transformer", "gnn", "vision" (or "vit", "beit") or "language" ("bert");
+            "group": see `lps.groups.build`; "order_in", "order_out", "n_samples": see `SymmetrizedModel`; and
+            arguments of the backbone (for "vision" and "language" of `TokenModel` and of the encoder) and of the
+            distribution. A setting that another backbone or group would have a use for is left alone.
+    Raises: ValueError for names that are none, and for settings that nothing has a use for.
+    """
+    unknown = sorted(set(config) - known())
+    if unknown:
+        raise ValueError(f"{unknown[0]}: unknown setting, known are {', '.join(sorted(known()))}")
+    name = ALIASES.get(config.get("backbone", "mlp"), config.get("backbone", "mlp"))
+    if name not in {**BACKBONES, **ENCODERS}:
+        raise ValueError(f"backbone: expected one of {', '.join([*BACKBONES, *ENCODERS, *ALIASES])}, got {name!r}")
+    data = "particles" if name in ("transformer", "gnn") else "graphs"
+    distribution = groups.build({"data": data, **config})
+    if data == "particles":
+        config = {**PARTICLES, **config}
+    if name in ENCODERS:
+        config = {**config, "order_in": config.get("order_in", 2)}
+        config["encoder"] = accepted(ENCODERS[name], config)
+        backbone = accepted(TokenModel, config)
+    else:
+        backbone = accepted(BACKBONES[name], config)
+    model = IdentifiedModel if name == "gin_id" else SymmetrizedModel
+    return accepted(model, {**config, "distribution": distribution, "backbone": backbone})
+
+
+def known() -> set[str]:
+    """Settings that something has a use for."""
+    makers = [*BACKBONES.values(), *ENCODERS.values(), TokenModel, SymmetrizedModel, GraphDistribution]
+    return {"group", "data"}.union(*map(parameters, makers), parameters(ParticleDistribution)) - {"distribution"}

@@ -1,0 +1,109 @@
+"""The command line: presets, settings, and one clear line with exit code 2 where something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from lps import cli, data
+from lps.experiments import config, run
+
+
+def call(capsys, *arguments):
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def assert_refused(capsys, arguments, *words):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and not out, (code, out)
+    assert err.count("\n") == 1, f"expected one line, got:\n{err}"
+    for word in words:
+        assert word in err, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "graph8c", "--backbon", "mlp"], ["backbon: unknown setting, did you mean backbone?"]),
+        (["train", "graph8c", "zzz=1"], ["zzz: unknown setting, known are backbone, batch_size"]),
+        (["train", "graph8c", "samples=many"], ["samples: expected a whole number, got 'many'"]),
+        (["train", "exp_classify", "lr=fast"], ["lr: expected a number, got 'fast'"]),
+        (["train", "exp_classify", "decay=perhaps"], ["decay: expected true or false, got 'perhaps'"]),
+        (["train", "graph8c", "--preset", "tiny"], ["preset: expected one of paper, small, got 'tiny'"]),
+        (["train", "graph8c", "samples"], ["samples: expected key=value"]),
+        (["train", "graph8c", "--samples"], ["--samples: expected key=value"]),
+        (["train", "graph9"], ["experiment: expected one of automorphism", "got 'graph9'"]),
+        (["train", "exp_classify", "stand_in=8", "backbone=tree"], ["backbone: expected one of", "got 'tree'"]),
+        (["train", "exp_classify", "stand_in=8", "group=magic"], ["group: expected one of", "got 'magic'"]),
+        (["train", "exp_classify", "stand_in=8", "optimizer=sgd"], ["optimizer: expected one of adam, adamw"]),
+        (["train", "exp_classify", "stand_in=8", "precision=fp8"], ["precision: expected one of fp32, bf16"]),
+        (["train", "exp_classify", "stand_in=8", "batch_size=0"], ["batch_size: expected 1 or more, got 0"]),
+        (["train", "exp_classify", "stand_in=8", "device=abacus"], ["device: expected", "abacus"]),
+        (["train", "nbody", "symmetry=S_n x Z(3)", "train_count=2"], ["symmetry: expected", "Z(3)"]),
+        (["train", "exp_classify", "data=/nowhere"], ["data: expected a folder, /nowhere is none"]),
+    ],
+)
+def test_wrong_settings_are_one_line_and_code_2(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setenv("LPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(data.particles, "FRAME", 1)
+    assert_refused(capsys, arguments, *words)
+
+
+@pytest.mark.parametrize("name", ["graph8c", "exp", "exp_classify", "pattern", "peptides_func", "pcqm_contact"])
+def test_missing_data_is_one_line_and_code_2(capsys, monkeypatch, name):
+    monkeypatch.delenv("LPS_DATA", raising=False)
+    assert_refused(capsys, ["train", name], f"lps {name}: data: expected a folder", "LPS_DATA")
+
+
+def test_wrong_shapes_are_one_line_and_code_2(capsys, monkeypatch):
+    large = data.exp_like(8, n=70)
+    monkeypatch.setattr(data, "exp_like", lambda count: large)
+    assert_refused(capsys, ["train", "exp_classify", "stand_in=8", "batch_size=2"], "lps exp_classify:", "64", "70")
+
+
+def test_usage(capsys):
+    assert call(capsys)[0] == 2
+    assert call(capsys, "fly")[0] == 2
+    code, out, _ = call(capsys, "--help")
+    assert code == 0 and "lps train" in out
+    code, out, _ = call(capsys, "list")
+    assert code == 0 and out.split() == list(run.NAMES)
+
+
+def test_shows_settings(capsys):
+    code, out, _ = call(capsys, "train", "nbody", "--help")
+    assert code == 0 and "samples=20" in out and "paper_gnn" in out
+
+
+def test_both_ways_to_write_a_setting_are_one(capsys, tmp_path):
+    file = tmp_path / "results.jsonl"
+    code, out, err = call(
+        capsys, *["train", "automorphism", "--preset", "small", "--most-samples", "100", "--samples", "2"]
+    )
+    assert code == 0, err
+    code, same, _ = call(
+        capsys, "train", "automorphism", "preset=small", "most_samples=100", "--samples=2", f"results={file}"
+    )
+    first, second = json.loads(out), json.loads(same)
+    assert first["outputs"] == second["outputs"] and first["config"]["samples"] == 2
+    assert json.loads(file.read_text()) == second
+    assert second["versions"]["torch"] == torch.__version__ and second["wall_seconds"] > 0
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "lps.experiments.graph8c", "no=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("lps graph8c: no: unknown setting") and not done.stdout
+
+
+def test_dashes_and_types():
+    presets = {"paper": {"lr": 1.0, "flag": False, "max_steps": 3, "out": ""}, "small": {"max_steps": 1}}
+    parsed = config.parse(["--max-steps", "7", "flag=yes", "out=a=b", "--preset=small", "lr=1e-3"], presets)
+    assert parsed == {"lr": 1e-3, "flag": True, "max_steps": 7, "out": "a=b"}
+
+
+def test_negative_values_are_values():
+    assert config.parse(["--lr", "-1"], {"paper": {"lr": 1.0}}) == {"lr": -1.0}

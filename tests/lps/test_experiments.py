@@ -1,0 +1,160 @@
+"""Every preset of every experiment takes two steps on stand-in data; experiments measure what they say."""
+
+import pytest
+import torch
+from lps import data
+from lps.data import particles
+from lps.experiments import automorphism, pattern, pcqm_contact, peptides_func, peptides_struct, run, separation
+from torch import nn
+
+SEPARATION = ("graph8c", "exp")
+TRAINED = [name for name in run.NAMES if name not in (*SEPARATION, "automorphism")]
+# What is made small: the encoder, the sizes of batches and the number of samples; all else is the preset's.
+SMALLER = {
+    "exp_classify": ["stand_in=16", "batch_size=4"],
+    "nbody": ["train_count=8", "valid_count=4", "test_count=4", "batch_size=4"],
+}
+VISION = ["stand_in=4", "batch_size=2", "encoder=vit_tiny_patch16_224", "pretrained=false", "precision=fp32"]
+
+
+def cases():
+    for name in TRAINED:
+        for preset in run.find(name).PRESETS:
+            yield name, preset
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setenv("LPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(particles, "FRAME", 1)
+
+
+@pytest.mark.parametrize(("name", "preset"), list(cases()))
+def test_preset_takes_two_steps(name, preset):
+    few = ["epochs=2", "max_steps=2", "samples=1", "eval_samples=1", "warmup_epochs=0"]
+    result = run.run(name, [f"preset={preset}", *SMALLER.get(name, VISION), *few])
+    assert result["steps"] == 2 and result["config"]["group"] in ("prob", "uniform", "canonical", "frame")
+    assert all(torch.tensor(v).isfinite() for v in (*result["test"].values(), result["history"][-1]["train_loss"]))
+    assert result["command"].startswith(f"python -m lps.experiments.{name} preset={preset}")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_step_changes_the_distribution_too(precision):
+    """One epoch with a large rate moves every parameter that a loss reaches, those of p(g|x) among them."""
+    from lps.experiments import exp_classify, training
+    from lps.experiments.build import build
+    from lps.experiments.config import parse
+    from lps.experiments.task import Task
+
+    config = parse(
+        ["preset=paper_gin", "stand_in=8", "samples=2", "batch_size=4", f"precision={precision}"], exp_classify.PRESETS
+    )
+    model = build(config, **exp_classify.SIZES, **exp_classify.BACKBONES["gin_id"])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config |= {"warmup_epochs": 0.0, "lr": 0.1, "entropy_weight": 0.0, "clip": 0.0}
+    task = Task(**exp_classify.splits(config), loss=exp_classify.loss, score=exp_classify.score)
+    training.Trainer(config, model, task)._step(torch.arange(4))
+    moved = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert any(name.startswith("distribution.") for name in moved)
+    assert any(name.startswith("backbone.") for name in moved)
+
+
+@pytest.mark.parametrize("name", SEPARATION)
+@pytest.mark.parametrize("backbone", ["mlp", "gin_id"])
+@pytest.mark.parametrize("group", ["prob", "uniform", "canonical", "frame"])
+def test_separation_runs_on_few_graphs(monkeypatch, name, backbone, group):
+    ragged = data.exp_like(6)
+    g = torch.Generator().manual_seed(0)
+    upper = (torch.rand(12, 8, 8, generator=g) < 0.5).float().triu(1)
+    few = separation_graphs(upper + upper.mT)
+    monkeypatch.setattr(data, "exp", lambda folder: ragged)
+    monkeypatch.setattr(data, "graph8c", lambda folder: few)
+    result = run.run(name, [f"backbone={backbone}", f"group={group}", "repeats=2", "samples=2", "batch_size=5"])
+    assert result["pairs"] == (66 if name == "graph8c" else 3)
+    after = result["confused_after_each_model"]
+    assert len(after) == 2 and result["pairs"] >= after[0] >= after[1] == result["confused"]
+
+
+def separation_graphs(adjacency):
+    degree = adjacency.sum(-1)
+    sizes = torch.full((len(adjacency),), adjacency.shape[1])
+    return data.Graphs(torch.stack((torch.ones_like(degree), degree), -1), adjacency, sizes)
+
+
+def test_confused_pairs_are_those_of_a_plain_comparison():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (200, 2), generator=g) * 1.0 + torch.rand(200, 2, generator=g) * 2e-4
+    distance = (x[:, None] - x[None]).abs().sum(-1)
+    expected = (distance <= separation.THRESHOLD).triu(1).nonzero()
+    for chunk in (7, 64, 1000):
+        assert torch.equal(separation.confused(x, chunk), expected)
+    assert len(expected) > 100
+    y = x.clone()
+    y[::2] += 1
+    rest = separation.still_confused(expected, y)
+    assert torch.equal(rest, expected[(expected % 2).sum(1) != 1])
+
+
+def test_relabelled_graphs_are_isomorphic():
+    graphs, _ = data.exp_like(4).batch(range(4))
+    copies = separation.relabelled(graphs, 0)
+    assert not torch.equal(copies.adjacency, graphs.adjacency)
+    for a, b in ((graphs.adjacency, copies.adjacency), (graphs.x, copies.x)):
+        assert torch.equal(a.flatten(1).sum(1), b.flatten(1).sum(1))
+    spectra = [torch.linalg.eigvalsh(g.adjacency.double()) for g in (graphs, copies)]
+    assert torch.allclose(*spectra, atol=1e-9)
+    real = torch.arange(64) < graphs.num_nodes[:, None]
+    assert not copies.x[~real].any() and not copies.adjacency[~real].any()
+
+
+def test_equivariant_outputs_have_no_spread_within_orbits():
+    orbits = torch.tensor([0, 0, 1, 1, -1])
+    assert automorphism.spread(torch.tensor([3.0, 3.0, 5.0, 5.0, 9.0]), orbits) == 0
+    assert automorphism.spread(torch.tensor([3.0, 5.0, 5.0, 5.0, 9.0]), orbits) == pytest.approx(0.5**0.5)
+
+
+def test_more_samples_break_symmetry_less(tmp_path):
+    plot = tmp_path / "plot.png"
+    result = run.run("automorphism", ["samples=10", "most_samples=1000", f"plot={plot}"])
+    within = result["spread_within_orbits"]
+    for graph in ("S6", "S3xS2", "D7", "D4"):
+        assert within["ps, k = 1000"][graph] < 0.2 < within["canonical"][graph]
+        assert within["ps, k = 1"][graph] > 0.2
+    assert plot.stat().st_size > 10000
+
+
+def test_pattern_loss_weighs_classes_alike():
+    target = torch.tensor([[0, 0, 0, 1, data.IGNORED]])
+    prediction = torch.zeros(1, 5, 2)
+    prediction[0, 4] = float("nan")
+    assert pattern.loss(prediction, target) == pytest.approx(torch.tensor(2.0).log().item())
+    prediction = torch.tensor([[[9.0, 0]] * 5])
+    assert pattern.score(prediction, target) == {"accuracy": 0.5}
+    weight = torch.tensor([0.25, 0.75])
+    expected = nn.functional.cross_entropy(prediction[0, :4], target[0, :4], weight)
+    assert torch.allclose(pattern.loss(prediction, target), expected)
+
+
+def test_peptides_scores():
+    target = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])
+    assert peptides_func.score(target * 2 - 1, target) == {"average_precision": 1.0}  # the third never occurs
+    reverse = peptides_func.score(-target, target)["average_precision"]
+    assert reverse == pytest.approx((2 / 3 + 2 / 3) / 2, abs=0.1) and reverse < 0.8
+    found = peptides_struct.score(target + 0.5, target)
+    assert found["mae"] == pytest.approx(0.5)
+    y = torch.randn(50, 2)
+    assert peptides_struct.score(y.mean(0).expand(50, 2), y)["r2"] == pytest.approx(0, abs=1e-5)
+
+
+def test_contact_score_ranks_among_other_atoms():
+    target = torch.full((1, 5, 5), float(data.IGNORED))
+    target[0, 0, 2], target[0, 0, 3], target[0, 1, 3] = 1, 1, 0  # four atoms, one of padding
+    prediction = torch.zeros(1, 5, 5, 1)
+    prediction[0, 0, :, 0] = torch.tensor([9.0, 3.0, 4.0, 2.0, 8.0])  # itself and padding do not count
+    # 2 is first among the non-contacts {1}; 3 comes behind 1
+    assert pcqm_contact.score(prediction, target) == {"mrr": pytest.approx((1 + 1 / 2) / 2)}
+    better = prediction.clone()
+    better[0, 0, 1] = -1
+    assert pcqm_contact.score(better, target) == {"mrr": 1.0}
+    loss = pcqm_contact.loss(prediction * 0, target)
+    assert loss == pytest.approx(torch.tensor(2.0).log().item())
