@@ -7,20 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import (
-    any_ties,
-    decays,
-    difference,
-    from_lanes,
-    gaps,
-    moment_sums,
-    moments,
-    strict_sums,
-    to_lanes,
-)
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
+from lps_kernels.triton.moments import moment_sums, moments
 from lps_kernels.triton.soft_sort import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
+from lps_kernels.triton.ties import merge, tied_groups
 
 
 @triton.jit
@@ -46,7 +38,7 @@ def entropy_sum(weights, mine, nodes, decay, moment, W: tl.constexpr, E: tl.cons
     BLOCK: tl.constexpr = W * 32 * E
     flat, scale = scaled(weights, mine, nodes, BLOCK)
     w, w_log = to_lanes(flat, W, E), to_lanes(flat * tl.log(flat), W, E)
-    lower, higher, lower1, higher1 = moment_sums(w, decay, moment, W, E)
+    lower, higher, lower1, higher1 = moment_sums(w, w, decay, moment, W, E)
     lower_log, higher_log = strict_sums(w_log, decay, W, E)
     entropies = ()
     for e in tl.static_range(E):
@@ -81,40 +73,42 @@ def permutation_entropy_kernel(
 
 
 @triton.jit
-def entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W: tl.constexpr, E: tl.constexpr):
+def entropy_gradient(
+    weights, upstream, sig, mine, nodes, decay, moment, groups, tied, W: tl.constexpr, E: tl.constexpr
+):
     """Of `entropy_sum` times upstream: the gradient of weights (BLOCK,), and sig less that of t / tau.
 
     dL/dlog w = -w (h v + log w (K h) - K1 h + K b),  h = upstream / y, b = h u, u = v - log w, all without diagonal
     dL/d(t / tau) = -h (D(w log w) - D1(w) + u D(w)) - w (log w D(h) - D1(h) + D(b))
     """
-    BLOCK: tl.constexpr = W * 32 * E
-    DTYPE: tl.constexpr = weights.dtype
-    flat, scale = scaled(weights, mine, nodes, BLOCK)
+    flat, scale = scaled(weights, mine, nodes, W * 32 * E)
     alive = to_lanes(tl.where(mine & (scale > 0), upstream, 0.0), W, E)
     w, log_w, w_log = to_lanes(flat, W, E), to_lanes(tl.log(flat), W, E), to_lanes(flat * tl.log(flat), W, E)
-    lower, higher, lower1, higher1 = moment_sums(w, decay, moment, W, E)
-    lower_log, higher_log = strict_sums(w_log, decay, W, E)
-    t, tied = groups
-    slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
-    slope_log = difference(lower_log, higher_log, t, nodes, tied, DTYPE, W, E)
+    low, high, own_w = merge(w, groups, tied, W, E)
+    lower, higher, lower1, higher1 = moment_sums(low, high, decay, moment, W, E)
+    low, high, own_log = merge(w_log, groups, tied, W, E)
+    lower_log, higher_log = split_sums(low, high, decay, W, E)
     h, b, v, slopes = (), (), (), ()
     for e in tl.static_range(E):
-        rest = lower[e] + higher[e]
-        numerator = (lower1[e] + higher1[e]) + log_w[e] * rest - (lower_log[e] + higher_log[e])
+        # What is tied with i counts without moment: it is as far as i itself.
+        rest, others = lower[e] + higher[e] + (own_w[e] - w[e]), own_log[e] - w_log[e]
+        numerator = (lower1[e] + higher1[e]) + log_w[e] * rest - (lower_log[e] + higher_log[e] + others)
         y = w[e] + rest
         h, v = h + (alive[e] / y,), v + (numerator / y,)
         u = v[e] - log_w[e]
         b = b + (h[e] * u,)
-        slopes = slopes + (sig[e] - h[e] * (slope_log[e] - (lower1[e] - higher1[e]) + u * slope[e]),)
-    lower, higher, lower1, higher1 = moment_sums(h, decay, moment, W, E)
-    lower_b, higher_b = strict_sums(b, decay, W, E)
-    slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
-    slope_b = difference(lower_b, higher_b, t, nodes, tied, DTYPE, W, E)
+        slope = (lower_log[e] - higher_log[e]) - (lower1[e] - higher1[e]) + u * (lower[e] - higher[e])
+        slopes = slopes + (sig[e] - h[e] * slope,)
+    low, high, own_h = merge(h, groups, tied, W, E)
+    lower, higher, lower1, higher1 = moment_sums(low, high, decay, moment, W, E)
+    low, high, own_b = merge(b, groups, tied, W, E)
+    lower_b, higher_b = split_sums(low, high, decay, W, E)
     gradient, sig = (), ()
     for e in tl.static_range(E):
-        of_h = log_w[e] * (lower[e] + higher[e]) - (lower1[e] + higher1[e])
-        gradient = gradient + (h[e] * v[e] + of_h + (lower_b[e] + higher_b[e]),)
-        sig = sig + (slopes[e] - w[e] * (log_w[e] * slope[e] - (lower1[e] - higher1[e]) + slope_b[e]),)
+        of_h = log_w[e] * (lower[e] + higher[e] + (own_h[e] - h[e])) - (lower1[e] + higher1[e])
+        gradient = gradient + (h[e] * v[e] + of_h + (lower_b[e] + higher_b[e] + (own_b[e] - b[e])),)
+        slope = log_w[e] * (lower[e] - higher[e]) - (lower1[e] - higher1[e]) + (lower_b[e] - higher_b[e])
+        sig = sig + (slopes[e] - w[e] * slope,)
     return tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0), sig
 
 
@@ -131,14 +125,16 @@ def permutation_entropy_backward_kernel(
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     distances = gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E)
     decay = decays(distances)
-    moment, groups = moments(distances, decay), (t + at * n, any_ties(sorted_t, nodes, BLOCK))
+    moment = moments(distances, decay)
+    groups, tied = tied_groups(to_lanes(sorted_t, W, E), nodes, W, E)
     sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
     weights = tl.load(row + at * n + i, mask=mine, other=0.0)
-    gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W, E)
-    tl.store(grad_row + at * n + i, gradient, mask=i < n)
-    weights = tl.load(col + at * n + i, mask=mine, other=0.0)
-    gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, W, E)
-    tl.store(grad_col + at * n + i, gradient, mask=i < n)
+    of_col = tl.load(col + at * n + i, mask=mine, other=0.0)
+    to = grad_row
+    for _ in range(2):  # a loop, because twice the code takes Triton twice the time
+        gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, tied, W, E)
+        tl.store(to + at * n + i, gradient, mask=i < n)
+        weights, to = of_col, grad_col
     unit = tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
     tl.store(grad_t + at * n + i, from_lanes(sig, W, E) * unit, mask=i < n)
 

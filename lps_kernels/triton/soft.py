@@ -13,20 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.gather import node, real_nodes, weight_of
-from lps_kernels.triton.laplace import (
-    any_ties,
-    decays,
-    difference,
-    from_lanes,
-    gaps,
-    stack,
-    strict_sums,
-    to_lanes,
-    unstack,
-)
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, stack, strict_sums, to_lanes, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
 from lps_kernels.triton.soft_sort import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
+from lps_kernels.triton.ties import merge, tied_groups
 
 _TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
 _CHANNELS = 4  # that are read at once where a row takes several warps, and scanned in turn
@@ -66,14 +57,14 @@ def to_tile(channels, W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.c
 
 @triton.jit
 def row_vectors(t, row, col, at, nodes, n, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
-    """Of a row: decays, what `difference` wants to know of ties, and row and col in lanes."""
+    """Of a row: decays, what `merge` wants to know of ties, and row and col in lanes."""
     i = tl.arange(0, W * 32 * E)
     here = i < nodes
     sorted_t = tl.load(t + at * n + i, mask=here, other=0.0)
     decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
     row_scale = to_lanes(tl.load(row + at * n + i, mask=here, other=0.0), W, E)
     col_scale = to_lanes(tl.load(col + at * n + i, mask=here, other=0.0), W, E)
-    return decay, (t + at * n, nodes, any_ties(sorted_t, nodes, W * 32 * E)), row_scale, col_scale
+    return decay, tied_groups(to_lanes(sorted_t, W, E), nodes, W, E), row_scale, col_scale
 
 
 @triton.jit
@@ -112,30 +103,39 @@ def _block_of(item, inner, L: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def pair_sums(us, vs, vectors, sums, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr):
-    """The gradient of row, col and t / tau through P with dL/dP = u v^T, summed over channels of us, vs (L, N, C)."""
-    decay, (t, nodes, tied), row_scale, col_scale = vectors
-    DTYPE: tl.constexpr = us.dtype
-    us, vs = to_channels(us, W, E), to_channels(vs, W, E)
-    for channel in tl.static_range(len(us)):
-        row_sum, col_sum, sig = sums
-        u, v, scaled_u, scaled_v = us[channel], vs[channel], (), ()
-        for e in tl.static_range(E):
-            scaled_u, scaled_v = scaled_u + (u[e] * row_scale[e],), scaled_v + (v[e] * col_scale[e],)
-        lower, higher = strict_sums(scaled_v, decay, W, E, ROWS)
-        slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E, ROWS)
-        new_row, half_sig = (), ()
-        for e in tl.static_range(E):
-            new_row = new_row + (row_sum[e] + u[e] * (lower[e] + higher[e] + scaled_v[e]),)
-            half_sig = half_sig + (sig[e] + scaled_u[e] * slope[e],)
-        lower, higher = strict_sums(scaled_u, decay, W, E, ROWS)
-        slope = difference(lower, higher, t, nodes, tied, DTYPE, W, E, ROWS)
-        new_col, new_sig = (), ()
-        for e in tl.static_range(E):
-            new_col = new_col + (col_sum[e] + v[e] * (lower[e] + higher[e] + scaled_u[e]),)
-            new_sig = new_sig + (half_sig[e] + scaled_v[e] * slope[e],)
-        sums = new_row, new_col, new_sig
-    return sums
+def pair_sums(u, v, vectors, sums, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr):
+    """Adds to the gradients of row, col and t / tau through P with dL/dP = u v^T, of one channel or of ROWS of them."""
+    decay, (groups, tied), row_scale, col_scale = vectors
+    row_sum, col_sum, sig = sums
+    scaled_u, scaled_v = (), ()
+    for e in tl.static_range(E):
+        scaled_u, scaled_v = scaled_u + (u[e] * row_scale[e],), scaled_v + (v[e] * col_scale[e],)
+    low, high, own = merge(scaled_v, groups, tied, W, E, ROWS)
+    lower, higher = split_sums(low, high, decay, W, E, ROWS)
+    new_row, half_sig = (), ()
+    for e in tl.static_range(E):
+        new_row = new_row + (row_sum[e] + u[e] * (lower[e] + higher[e] + own[e]),)
+        half_sig = half_sig + (sig[e] + scaled_u[e] * (lower[e] - higher[e]),)
+    low, high, own = merge(scaled_u, groups, tied, W, E, ROWS)
+    lower, higher = split_sums(low, high, decay, W, E, ROWS)
+    new_col, new_sig = (), ()
+    for e in tl.static_range(E):
+        new_col = new_col + (col_sum[e] + v[e] * (lower[e] + higher[e] + own[e]),)
+        new_sig = new_sig + (half_sig[e] + scaled_v[e] * (lower[e] - higher[e]),)
+    return new_row, new_col, new_sig
+
+
+@triton.jit
+def load_pair(
+    u, v, perm, num_nodes, sample, at, graph, n, c, outer, inner, item, GATHER: tl.constexpr, FIRST: tl.constexpr,
+    DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """A work item's channels of u, in order of nodes if GATHER, and of v, in lanes."""
+    N: tl.constexpr = W * 32 * E
+    o, q = _block_of(item, inner, L, C)
+    us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N)
+    vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, outer, inner, o, q, False, FIRST, DTYPE, N)
+    return to_channels(us, W, E), to_channels(vs, W, E)
 
 
 @triton.jit
@@ -169,18 +169,25 @@ def soft_gradient_kernel(
     zeros = unstack(tl.zeros((ROWS * W, 32, E), DTYPE), E)
     sums = zeros, zeros, zeros
     sample = at if EACH else graph
-    if FIRST:
-        for item in range(part, tl.cdiv(line, C0), parts):
-            o, q = _block_of(item, line, 1, C0)
-            us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, 1, line, o, q, GATHER, True, DTYPE, N)
-            vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, 1, line, o, q, False, True, DTYPE, N)
-            sums = pair_sums(us, vs, vectors, sums, W, E, ROWS)
-    if SECOND:
-        for item in range(part, tl.cdiv(n, L1) * tl.cdiv(c, C1), parts):
-            o, q = _block_of(item, c, L1, C1)
-            us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, n, c, o, q, GATHER, False, DTYPE, N)
-            vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, n, c, o, q, False, False, DTYPE, N)
-            sums = pair_sums(us, vs, vectors, sums, W, E, ROWS)
+    of_first = tl.cdiv(line, C0) if FIRST else 0
+    of_second = tl.cdiv(n, L1) * tl.cdiv(c, C1) if SECOND else 0
+    for item in range(part, of_first + of_second, parts):
+        # The scans stand here once, whichever axis they run along: their code is what takes Triton long.
+        if not SECOND or (FIRST and item < of_first):
+            us, vs = load_pair(
+                u, v, perm, num_nodes, sample, at, graph, n, c, 1, line, item, GATHER, True, DTYPE, W, E, 1, C0
+            )
+        else:
+            us, vs = load_pair(
+                u, v, perm, num_nodes, sample, at, graph, n, c, n, c, item - of_first, GATHER, False, DTYPE, W, E,
+                L1, C1,
+            )  # fmt: skip
+        if W == 1:
+            sums = pair_sums(us[0], vs[0], vectors, sums, W, E, ROWS)
+        else:
+            for _ in range(C0):
+                sums = pair_sums(us[0], vs[0], vectors, sums, W, E, ROWS)
+                us, vs = us[1:] + us[:1], vs[1:] + vs[:1]
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
     to = (at * parts + part) * n + i
     unit = tl.full((N,), tau_inverse, tl.float64).to(DTYPE)
@@ -226,7 +233,7 @@ def soft_product_kernel(
 def _tiles(n: int, c: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
     their channels where the second is."""
-    lanes = row_sizes(n, dtype)
+    lanes = row_sizes(n, torch.float64)  # fewer elements a lane than in soft_sort: there are channels to hold too
     room = _CHANNELS
     if lanes["W"] == 1:
         lanes["num_warps"] = 8

@@ -7,9 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import any_ties, decays, difference, from_lanes, gaps, strict_sums, to_lanes
+from lps_kernels.triton.laplace import (
+    decays,
+    from_lanes,
+    gaps,
+    load_lanes,
+    split_sums,
+    store_lanes,
+    strict_sums,
+    to_lanes,
+)
 from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
+from lps_kernels.triton.ties import merge, tied_groups
 
 # By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
@@ -59,26 +69,9 @@ def over_norm(x, largest, root):
 
 
 @triton.jit
-def add(a, b, E: tl.constexpr):
-    """a + b of two rows in lanes."""
-    c = ()
-    for e in tl.static_range(E):
-        c = c + (a[e] + b[e],)
-    return c
-
-
-@triton.jit
-def multiply(a, b, E: tl.constexpr):
-    """a b of two rows in lanes."""
-    c = ()
-    for e in tl.static_range(E):
-        c = c + (a[e] * b[e],)
-    return c
-
-
-@triton.jit
-def half_step(x, lower, higher, E: tl.constexpr):
-    """1 / (K x) from the strict sums of x."""
+def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
+    """1 / (K x), half an iteration."""
+    lower, higher = strict_sums(x, decay, W, E)
     y = ()
     for e in tl.static_range(E):
         y = y + (1.0 / (lower[e] + (higher[e] + x[e])),)
@@ -86,23 +79,19 @@ def half_step(x, lower, higher, E: tl.constexpr):
 
 
 @triton.jit
-def iteration(y, decay, W: tl.constexpr, E: tl.constexpr):
-    """Both half steps of an iteration."""
-    lower, higher = strict_sums(y, decay, W, E)
-    x = half_step(y, lower, higher, E)
-    lower, higher = strict_sums(x, decay, W, E)
-    return x, half_step(x, lower, higher, E)
-
-
-@triton.jit
-def half_step_backward(x, q, of_x, sig, t, nodes, tied, decay, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
+def half_step_backward(x, y, a, sig, groups, tied, decay, W: tl.constexpr, E: tl.constexpr):
     """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q, and sig -= q D x + x D q."""
-    lower, higher = strict_sums(q, decay, W, E)
-    of_q = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
+    low, high, _own = merge(x, groups, tied, W, E)
+    lower_x, higher_x = split_sums(low, high, decay, W, E)
+    q = ()
+    for e in tl.static_range(E):
+        q = q + (y[e] * a[e],)
+    low, high, own = merge(q, groups, tied, W, E)
+    lower, higher = split_sums(low, high, decay, W, E)
     before, slope = (), ()
     for e in tl.static_range(E):
-        before = before + (-x[e] * (lower[e] + (higher[e] + q[e])),)
-        slope = slope + (sig[e] - (q[e] * of_x[e] + x[e] * of_q[e]),)
+        before = before + (-x[e] * (lower[e] + (higher[e] + own[e])),)
+        slope = slope + (sig[e] - (q[e] * (lower_x[e] - higher_x[e]) + x[e] * (lower[e] - higher[e])),)
     return before, slope
 
 
@@ -126,10 +115,10 @@ def soft_sort_kernel(
     tl.store(t + at * n + i, value, mask=i < n)
     if row is not None:
         decay = decays(gaps(to_lanes(value, W, E), nodes, tau_inverse, DTYPE, W, E))
-        y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
-        x = y
-        for _ in range(n_iter):
-            x, y = iteration(y, decay, W, E)
+        # Not x = y: Triton takes what was one value before a loop for unchanged by it.
+        x, y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E), to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
+        for _ in range(2 * n_iter):
+            x, y = y, half_step(y, decay, W, E)
         kept = (i < nodes) & (bad == 0)
         tl.store(row + at * n + i, tl.where(kept, from_lanes(x, W, E), 0.0), mask=i < n)
         tl.store(col + at * n + i, tl.where(kept, from_lanes(y, W, E), 0.0), mask=i < n)
@@ -140,12 +129,9 @@ def sinkhorn_backward(
     t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE: tl.constexpr,
     W: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of t (BLOCK,) in units of tau. kept: room for n_iter rows (BLOCK,), the iterate before each
-    iteration.
-    """
+    """The gradient of t (BLOCK,) in units of tau. kept: room for the iterate before each half step, rows (BLOCK,)."""
     BLOCK: tl.constexpr = W * 32 * E
     i = tl.arange(0, BLOCK)
-    lane = tl.arange(0, W)[:, None] * 32 + tl.arange(0, 32)[None, :]
     rho, kap = tl.zeros((BLOCK,), DTYPE), tl.zeros((BLOCK,), DTYPE)
     mine = i < nodes
     if grad_row is not None:
@@ -154,28 +140,20 @@ def sinkhorn_backward(
         kap = tl.load(grad_col + at * n + i, mask=mine, other=0.0) * tl.load(col + at * n + i, mask=mine, other=0.0)
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
-    tied, t = any_ties(sorted_t, nodes, BLOCK), t + at * n
+    groups, tied = tied_groups(to_lanes(sorted_t, W, E), nodes, W, E)
     y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
-    for m in range(n_iter):
-        for e in tl.static_range(E):
-            tl.store(kept + m * BLOCK + e * (W * 32) + lane, y[e])
-        _x, y = iteration(y, decay, W, E)
+    for m in range(2 * n_iter):
+        store_lanes(kept + m * BLOCK, y, W, E)
+        y = half_step(y, decay, W, E)
     tl.debug_barrier()
     a, extra = to_lanes(kap, W, E), to_lanes(rho, W, E)
     sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
-    for back in range(n_iter):
-        before = ()
+    for back in range(2 * n_iter):
+        x = load_lanes(kept + (2 * n_iter - 1 - back) * BLOCK, W, E)
+        before, sig = half_step_backward(x, y, a, sig, groups, tied, decay, W, E)
+        y, a = x, ()
         for e in tl.static_range(E):
-            before = before + (tl.load(kept + (n_iter - 1 - back) * BLOCK + e * (W * 32) + lane),)
-        lower, higher = strict_sums(before, decay, W, E)
-        x = half_step(before, lower, higher, E)
-        of_before = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
-        lower, higher = strict_sums(x, decay, W, E)
-        y = half_step(x, lower, higher, E)
-        of_x = difference(lower, higher, t, nodes, tied, DTYPE, W, E)
-        a, sig = half_step_backward(x, multiply(y, a, E), of_x, sig, t, nodes, tied, decay, DTYPE, W, E)
-        q = multiply(x, add(a, extra, E), E)
-        a, sig = half_step_backward(before, q, of_before, sig, t, nodes, tied, decay, DTYPE, W, E)
+            a = a + (before[e] + extra[e],)
         extra = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
     tl.debug_barrier()  # the next row of this program writes where this one has read
     return from_lanes(sig, W, E)
@@ -193,7 +171,7 @@ def soft_sort_backward_kernel(
         mine = i < nodes
         g = tl.zeros((BLOCK,), DTYPE)
         if scratch is not None:
-            kept = scratch + tl.program_id(0).to(tl.int64) * n_iter * BLOCK
+            kept = scratch + tl.program_id(0).to(tl.int64) * (2 * n_iter * BLOCK)
             g = sinkhorn_backward(
                 t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE, W, E
             ) * tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
@@ -281,8 +259,8 @@ def soft_sort_backward(
     block = sizes["W"] * 32 * sizes["E"]
     count, scratch = b * k, None
     if grad_row is not None or grad_col is not None:
-        count = min(count, max(_SCRATCH // (n_iter * block * t.element_size()), 132))
-        scratch = t.new_empty(count, n_iter, block)
+        count = min(count, max(_SCRATCH // (2 * n_iter * block * t.element_size()), 132))
+        scratch = t.new_empty(count, 2 * n_iter, block)
     with on(scores):
         soft_sort_backward_kernel[programs(count, "soft_sort_backward")](
             grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, b * k, k, n,
