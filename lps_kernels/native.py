@@ -69,23 +69,34 @@ def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def load_cuda() -> None:
-    """Register the CUDA kernels where a GPU can run them, else say why not."""
+    """Register the CUDA kernels where there is a GPU, else say why not.
+
+    CUDA is not initialized by it: a process that only imports this package can fork and use a GPU afterwards.
+    """
     global cuda_loaded, cuda_reason
-    build = cuda_build()
-    if build is None:
+    if cuda_build() is None:
         cuda_reason = "no compiled CUDA kernels were installed: put nvcc on PATH, then reinstall"
-    elif not torch.cuda.is_available():
+    elif torch.cuda.device_count() == 0:
         cuda_reason = "torch finds no CUDA device"
     else:
-        capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
-        if any(runs_on(architecture, c) for architecture in build[0] for c in capabilities):
-            torch.ops.load_library(str(here / "_cuda.so"))
-            cuda_loaded = True
-            return
+        torch.ops.load_library(str(here / "_cuda.so"))
+        cuda_loaded = True
+
+
+def cuda_runs() -> bool:
+    """Whether a device can run the loaded CUDA kernels, else say why not; asked once CUDA is initialized."""
+    global cuda_loaded, cuda_reason
+    build = cuda_build()
+    if not cuda_loaded or build is None:
+        return False
+    capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    cuda_loaded = any(runs_on(architecture, c) for architecture in build[0] for c in capabilities)
+    if not cuda_loaded:
         cuda_reason = (
             f"the devices have compute capability {', '.join(f'{a}.{b}' for a, b in capabilities)}, the kernels were "
             f"built for {', '.join(build[0])}: reinstall with CUDAARCHS set"
         )
+    return cuda_loaded
 
 
 load()

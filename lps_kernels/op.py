@@ -112,15 +112,14 @@ class Op:
         self.kernels = {
             backend: self.kernel
             for backend, (_, key) in BACKENDS.items()
-            if backend != "triton" and runs(f"{NAMESPACE}::{name}", key)
+            if backend != "triton" and runs(f"{NAMESPACE}::{name}", key) and (backend != "cuda" or native.cuda_loaded)
         }
         stem = name.removesuffix("_backward")
         if HAS_TRITON and (Path(__file__).parent / "triton" / f"{stem}.py").exists():
             _triton_library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
             _triton_library.impl(name, _launcher(stem, name), BACKENDS["triton"][1])
             self.kernels["triton"] = getattr(getattr(torch.ops, f"{NAMESPACE}_triton"), name).default
-        fast = [backend for backend in reversed(self.kernels) if backend != "triton" or not INTERPRETS]
-        self._automatic = {BACKENDS[backend][0]: backend for backend in fast}
+        self._choose_automatically()
         kinds = [str(a.type) for a in self.kernel._schema.arguments]
         self._first = kinds.index("Tensor")
         # Which arguments may be tensors, which are none, and the order that puts the two together again.
@@ -128,6 +127,15 @@ class Op:
         self._constants = [i for i, kind in enumerate(kinds) if "Tensor" not in kind]
         self._order = [(self._tensors + self._constants).index(i) for i in range(len(kinds))]
         OPS[name] = self
+
+    def _choose_automatically(self) -> None:
+        fast = [backend for backend in reversed(self.kernels) if backend != "triton" or not INTERPRETS]
+        self._automatic = {BACKENDS[backend][0]: backend for backend in fast}
+
+    def forget(self, backend: str) -> None:
+        """The kernel of a backend that turned out not to run here."""
+        self.kernels.pop(backend, None)
+        self._choose_automatically()
 
     def _register(self) -> None:
         _library.impl(self.name, _fresh(self.reference), "CompositeExplicitAutograd")
@@ -201,6 +209,16 @@ class Op:
         if isinstance(out, Tensor):
             return out.unflatten(0, (size, out.shape[0] // size)), 0
         return tuple(o.unflatten(0, (size, o.shape[0] // size)) for o in out), (0,) * len(out)
+
+
+def _forget_cuda() -> None:
+    if not native.cuda_runs():
+        for op in OPS.values():
+            op.forget("cuda")
+
+
+if native.cuda_loaded:  # what its devices are is known when CUDA is initialized, now or later
+    torch.cuda._lazy_call(_forget_cuda)
 
 
 def op(**options) -> Callable[[Callable], Op]:
