@@ -25,7 +25,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "build" / "gpu.json"
 SOURCES = ("csrc/**/*.*", "lps_kernels/**/*.py", "tests/*.py", "benchmarks/*.py", "CMakeLists.txt", "setup.py")
-LAUNCHES = ["tests/test_cuda_launch.py", "tests/test_cuda_rotations.py", "tests/test_triton_launch.py"]
+LAUNCHES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_cuda_*.py"))
+LAUNCHES += ["tests/test_triton_launch.py", "tests/test_triton_counters.py"]
 # What a device runs of the tests: every op on both backends, and what is true of launches only. SMALL is for a device
 # that is simulated, where an instruction costs a microsecond.
 TESTS = ["tests/test_every_op.py", *LAUNCHES, "tests/test_triton_rotations.py", "-k", "cuda or triton or launch"]
