@@ -63,7 +63,8 @@ def test_kernel_equals_reference(name, data):
     case = sensible(op, data.draw(case_strategy, label="case"))
     dtype = data.draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16, torch.float16)), label="dtype")
     args = testing.arguments(op, case, dtype, seed=data.draw(st.integers(0, 2**20), label="seed"))
-    tolerance = {"terms": max(case.n, 1) ** case.order, "scale": 0.05}
+    # Four times: where gaps are many tau wide, exp multiplies the rounding of each term by gap / tau.
+    tolerance = {"terms": 4 * max(case.n, 1) ** case.order, "scale": 0.05}
     testing.assert_matches(op, BEST[name], args, **tolerance)
     testing.assert_gradients_match(
         op, BEST[name], args, layout=data.draw(st.sampled_from(LAYOUTS), label="layout"), **tolerance

@@ -81,7 +81,7 @@ def test_named_backend_is_that_of_its_thread():
     assert seen == ["cpu" if op.has_kernel("cpu") else "reference"]
 
 
-def python(script, *args, timeout=120, **environment):
+def python(script, *args, timeout=600, **environment):
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
