@@ -39,6 +39,7 @@ def check(name, dtype=torch.float32, **sizes):
 LENGTHS = (3, 32, 33, 64, 65, 128, 129, 188, 192, 193, 256, 257, 444, 448, 449, 512, 513, 1000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("name", ["soft_sort", "permutation_entropy"])
 def test_rows_of_any_length(name, n):
@@ -46,12 +47,14 @@ def test_rows_of_any_length(name, n):
         check(name, dtype, b=3 if n < 100 else 1, k=2, n=n, n_iter=3, ragged=n < 100)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [2048, 2049, 4096])
 @pytest.mark.parametrize("name", ["soft_sort", "permutation_entropy", "permute"])
 def test_long_rows(name, n):
     check(name, b=1, k=1, n=n, n_iter=2, c=1, ragged=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("b", "n"), [(8, 188), (2, 444)])
 def test_sizes_of_the_paper(b, n):
     check("sample_permute", b=b, k=2, n=n, c=8, n_iter=20, edges=False)
@@ -67,6 +70,7 @@ def test_ties_and_clusters(scores):
 SHAPES = ((31, 5, 1), (70, 8, 1), (130, 3, 1), (300, 2, 1), (600, 1, 1), (33, 2, 2), (70, 4, 2), (140, 1, 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "c", "order"), SHAPES)
 @pytest.mark.parametrize("name", ["permute", "inverse_permute_mean"])
 def test_features_of_any_shape(name, n, c, order):
