@@ -76,23 +76,25 @@ __device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view,
                                           int64_t row, int nodes, int length, const int* perm, T* tile, int pitch) {
   const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
   const int64_t sample = view.each ? row : row / soft.k;
+  // A thread keeps its channel: a block's threads are a multiple of the channels.
+  const int q = threadIdx.x & ((1 << axis.log_c) - 1), step = blockDim.x >> axis.log_c;
+  int at_q = inner0 + q;
+  bool real_q = at_q < axis.inner;
+  if (real_q && axis.first && soft.edges) {
+    const int other = at_q / soft.c;
+    real_q = other < nodes;
+    if (real_q && view.gather) at_q += (perm[other] - other) * soft.c;
+  }
   for (int line = 0; line < axis.lines; ++line) {
     const int o = outer0 + line;
-    const bool real_o = o < axis.outer && (axis.first || o < nodes);
-    const int64_t at_o = real_o && view.gather && !axis.first ? perm[o] : o;
-    const int64_t base = (sample * axis.outer + at_o) * soft.n;
-    T* to = tile + (line << axis.log_c) * pitch;
-    for (int at = threadIdx.x; at < length << axis.log_c; at += blockDim.x) {
-      const int i = at >> axis.log_c, q = at & ((1 << axis.log_c) - 1);
-      int at_q = inner0 + q;
-      bool real = real_o && i < nodes && at_q < axis.inner;
-      if (real && axis.first && soft.edges) {
-        const int other = at_q / soft.c;
-        real = other < nodes;
-        if (real && view.gather) at_q += (perm[other] - other) * soft.c;
-      }
-      const int64_t at_i = real && view.gather ? perm[i] : i;
-      to[q * pitch + padded<E>(i)] = real ? load<T>(view.x, (base + at_i) * axis.inner + at_q) : T(0);
+    const bool real = real_q && o < axis.outer && (axis.first || o < nodes);
+    const int64_t at_o = real && view.gather && !axis.first ? perm[o] : o;
+    const int64_t base = (sample * axis.outer + at_o) * soft.n * axis.inner + at_q;
+    T* to = tile + ((line << axis.log_c) + q) * pitch;
+    const int stop = real ? nodes : 0;
+    for (int i = threadIdx.x >> axis.log_c; i < length; i += step) {
+      to[padded<E>(i)] =
+          i < stop ? load<T>(view.x, base + static_cast<int64_t>(view.gather ? perm[i] : i) * axis.inner) : T(0);
     }
   }
 }
@@ -262,13 +264,12 @@ __global__ void __launch_bounds__(Team::kThreads)
     }
     __syncthreads();
     const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
+    const int q = threadIdx.x & ((1 << axis.log_c) - 1);
     for (int line = 0; line < axis.lines && outer0 + line < axis.outer; ++line) {
-      const T* from = space.tile_u + (line << axis.log_c) * pitch;
-      for (int at = threadIdx.x; at < n << axis.log_c; at += blockDim.x) {
-        const int i = at >> axis.log_c, q = at & ((1 << axis.log_c) - 1);
-        if (inner0 + q >= axis.inner) continue;
-        store(y, ((row * axis.outer + outer0 + line) * n + i) * axis.inner + inner0 + q,
-              from[q * pitch + padded<E>(i)]);
+      const T* from = space.tile_u + ((line << axis.log_c) + q) * pitch;
+      const int64_t base = (row * axis.outer + outer0 + line) * n * axis.inner + inner0 + q;
+      for (int i = threadIdx.x >> axis.log_c; inner0 + q < axis.inner && i < n; i += blockDim.x >> axis.log_c) {
+        store(y, base + static_cast<int64_t>(i) * axis.inner, from[padded<E>(i)]);
       }
     }
   }
