@@ -22,8 +22,10 @@ __global__ void sum_nodes_kernel(Gather g, Scale<T> scale, const P* y, To* x, in
       for (int i = 0; i < V; ++i) sum[i] += w * widen<T>(value.x[i]);
     }
   }
+  To value;
 #pragma unroll
-  for (int i = 0; i < V; ++i) narrow(sum[i], x[at].x[i]);
+  for (int i = 0; i < V; ++i) narrow(sum[i], value.x[i]);
+  x[at] = value;
 }
 
 // The same for edges, x[b, i, l] = sum over k of w y[b, k, inverse[i], inverse[l]]: a warp a line, whose sum is in
@@ -87,8 +89,10 @@ __global__ void sum_long_edges_kernel(Gather g, Scale<T> scale, const P* y, To* 
       for (int i = 0; i < V; ++i) sum[i] += w * widen<T>(value.x[i]);
     }
   }
+  To value;
 #pragma unroll
-  for (int i = 0; i < V; ++i) narrow(sum[i], x[at].x[i]);
+  for (int i = 0; i < V; ++i) narrow(sum[i], value.x[i]);
+  x[at] = value;
 }
 
 template <class P, class T, class To>
