@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.gather import node, real_nodes, weight_of
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, stack, strict_sums, to_lanes, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
+from lps_kernels.triton.moves import node, real_nodes, weight_of
 from lps_kernels.triton.soft_sort import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.ties import merge, tied_groups
