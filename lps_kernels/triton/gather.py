@@ -56,11 +56,12 @@ def gather_wide_edges_kernel(
     valid_j = real_nodes(num_nodes, row // k, j // c, n, j < line)
     from_line = (row if EACH else row // k) * n + node(perm, row * n + rank, n, valid)
     from_j = node(perm, row * n + j // c, n, valid_j) * c + j % c
-    value = tl.load(x + from_line[:, None] * line + from_j[None, :], mask=valid[:, None] & valid_j[None, :], other=0)
+    at = tl.max_contiguous(x + (from_line[:, None] * line + from_j[None, :]), [1, 1])
+    value = tl.load(at, mask=valid[:, None] & valid_j[None, :], other=0)
     if DTYPE is not None:
         value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1, 1), tl.int64), None, DTYPE)
-    to = (row * n + rank)[:, None] * line + j[None, :]
-    tl.store(y + to, value.to(y.dtype.element_ty), mask=(rank < n)[:, None] & (j < line)[None, :])
+    to = tl.max_contiguous(y + ((row * n + rank)[:, None] * line + j[None, :]), [1, 1])
+    tl.store(to, value.to(y.dtype.element_ty), mask=(rank < n)[:, None] & (j < line)[None, :])
 
 
 @triton.jit(do_not_specialize=["k", "n", "count"])
@@ -108,12 +109,14 @@ def sum_wide_edges_kernel(
         row = graph * k + sample
         from_line = row * n + node(inv, row * n + i, n, valid)
         from_j = node(inv, row * n + j // c, n, valid_j) * c + j % c
-        of_sample = tl.load(y + from_line[:, None] * line + from_j[None, :], mask=mask, other=0)
+        of_sample = tl.load(
+            tl.max_contiguous(y + (from_line[:, None] * line + from_j[None, :]), [1, 1]), mask=mask, other=0
+        )
         if DTYPE is None:
             value = of_sample
         else:
             value += of_sample.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1, 1), tl.int64), None, DTYPE)
-    to = x + (graph * n + i)[:, None] * line + j[None, :]
+    to = tl.max_contiguous(x + ((graph * n + i)[:, None] * line + j[None, :]), [1, 1])
     tl.store(to, value.to(x.dtype.element_ty), mask=(i < n)[:, None] & (j < line)[None, :])
 
 

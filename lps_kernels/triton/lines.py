@@ -16,7 +16,7 @@ from lps_kernels.triton.moves import node, weight_of
 from lps_kernels.triton.sort import count_nodes
 
 LONGEST = 8192  # numbers of a line that a program holds
-LINES, SAMPLES = 16, 8  # lines of edges that a program moves with one reading of perm; samples with one of the nodes
+LINES, SAMPLES = 32, 8  # lines of edges that a program moves with one reading of perm; samples with one of the nodes
 SUMS = 8  # lines that it adds up at once; half of them in float64, whose sums fill twice the registers
 
 

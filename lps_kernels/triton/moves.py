@@ -1,4 +1,9 @@
-"""What kernels that move nodes and edges share: which of them there are, where they go, and what each counts."""
+"""What kernels that move nodes and edges share: which of them there are, where they go, and what each counts.
+
+Their pointers carry a hint of contiguity 1 where they are gathered. Threads then take neighbours, one number each: four
+numbers a thread, as Triton lays out a tile of which another access is contiguous, ask for each sector four times. The
+hint holds on what an operation of the same function made, so it can't be given by a function.
+"""
 
 import triton
 import triton.language as tl
