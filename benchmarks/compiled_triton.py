@@ -1,6 +1,7 @@
 """Triton's kernels compiled ahead of time, without a GPU: registers, spills, shared memory and instructions of each.
 
-    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json
+    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json, which takes an hour
+    python -m benchmarks.compiled_triton --op permute --target sm_90 --write    # anew, these rows alone
 
 The launchers run on the CPU with a recorder in place of Triton's launch, so that what is compiled has the argument
 types and the alignments of real calls.
@@ -9,12 +10,14 @@ types and the alignments of real calls.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -37,6 +40,18 @@ TARGETS = {
 # Shared memory a program may have, and registers of a multiprocessor for its threads.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 REGISTERS = 65536
+# Classes of instructions: of PTX, and of AMD's assembly by the first two words of a name.
+_CLASSES = {
+    **dict.fromkeys(("ld", "st"), "memory"), "shfl": "shuffle", "bar": "barrier", "ex2": "special", "lg2": "special",
+    **dict.fromkeys(("rcp", "div", "sqrt", "rsqrt", "sin", "cos"), "special"), "mma": "matrix", "wgmma": "matrix",
+    **dict.fromkeys(("add", "sub", "mul", "fma", "mad", "min", "max", "abs", "neg"), "arithmetic"),
+}  # fmt: skip
+_CLASSES_AMD = {
+    **dict.fromkeys(("global_load", "global_store", "buffer_load", "buffer_store", "ds_read", "ds_write"), "memory"),
+    **dict.fromkeys(("ds_bpermute", "ds_swizzle"), "shuffle"), "s_barrier": "barrier", "v_mfma": "matrix",
+    **dict.fromkeys(("v_exp", "v_log", "v_rcp", "v_sqrt", "v_div"), "special"),
+    **dict.fromkeys(("v_add", "v_sub", "v_mul", "v_fma", "v_fmac", "v_mad", "v_min", "v_max", "v_pk"), "arithmetic"),
+}  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "num_ctas", "enable_fp_fusion", "maxnreg")
 _TYPES = {
     torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16",
@@ -91,17 +106,28 @@ def compile_for(target: str, kernel: JITFunction, arguments: dict, options: dict
     """One row of the table."""
     compiled = triton.compile(source(kernel, arguments), target=TARGETS[target], options=options)
     row = {"shared": compiled.metadata.shared, "warps": options["num_warps"]}
-    assembly = compiled.asm["ptx" if "ptx" in compiled.asm else "amdgcn"]
     if target == "gfx942":
+        assembly = compiled.asm["amdgcn"]
         row["registers"] = int(re.search(r"\.vgpr_count:\s+(\d+)", assembly)[1])
-        row["spilled"] = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)[1])
+        row["spilled"] = 4 * int(re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)[1])
+        row["wide"] = len(re.findall(r"^\s+(?:global|buffer)_(?:load|store)_dwordx4", assembly, re.MULTILINE))
+        counts = Counter(
+            _CLASSES_AMD.get(m, "other") for m in re.findall(r"^\t([vsdbg][a-z]*_[a-z]+)", assembly, re.MULTILINE)
+        )
+        row["instructions"] = dict(sorted(counts.items()))
+        waves = 512 // max(row["registers"], 1) * 4 // row["warps"]
+        row["programs_a_multiprocessor"] = min(waves, SHARED[target] // max(row["shared"], 1), 40 // row["warps"])
         return row
+    assembly = compiled.asm["ptx"]
     row |= _resources(compiled.asm["cubin"])
-    row["vectorized"] = len(re.findall(r"(?:ld|st)\.global[^;]*\.v[24]\.", assembly))
-    counts = Counter(re.findall(r"^\s+(?:@!?%p\d+ )?([a-z0-9]+)", assembly, re.MULTILINE))
-    row["ptx"] = {k: counts[k] for k in ("ld", "st", "shfl", "bar", "fma", "mul", "add", "ex2", "div") if counts[k]}
+    row["wide"] = len(re.findall(r"(?:ld|st)\.global[^;]*(?:v4\.b32|v2\.b64)", assembly))
+    counts = Counter(
+        _CLASSES.get(m, "other") for m in re.findall(r"^\s+(?:@!?%p\d+ )?([a-z0-9]+)\.", assembly, re.MULTILINE)
+    )
+    row["instructions"] = dict(sorted(counts.items()))
     by_registers = REGISTERS // (row["registers"] * 32 * row["warps"])
-    row["programs_an_sm"] = min(by_registers, 32, SHARED[target] // max(row["shared"], 1))
+    by_shared = SHARED[target] // max(row["shared"] + 1024, 1)  # a kilobyte of each program is the system's
+    row["programs_a_multiprocessor"] = min(by_registers, 32, 64 // row["warps"], by_shared)
     return row
 
 
@@ -118,33 +144,61 @@ def _resources(cubin: bytes) -> dict:
     return {"registers": int(registers), "spilled": int(stack)}
 
 
+_ORDER_2 = [{"n": 188, "c": 4, "order": 2}, {"n": 444, "c": 1, "order": 2}, {"n": 60, "c": 16, "order": 2}]
+_NODES = [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 444, "c": 16}]
+_POINTS = [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 64, "c": 8, "order": 2}, {"n": 64, "c": 8, "d": 8}]
+_ROWS = [{"n": n} for n in (32, 60, 100, 188, 444, 1000, 2048, 4096)]
+# By op: a size of each block, row length, tile or number of lanes that its launchers tell apart.
 CASES = {
-    "random_permutation": [{"n": n} for n in (188, 444, 4096)],
-    "soft_sort": [{"n": n} for n in (60, 188, 444, 1000, 4096)],
-    "permutation_entropy": [{"n": n} for n in (188, 444, 4096)],
-    "permute": [{"n": 188, "c": 16}, {"n": 188, "c": 4, "order": 2}, {"n": 444, "c": 1, "order": 2}],
-    "inverse_permute_mean": [{"n": 188, "c": 16}, {"n": 188, "c": 4, "order": 2}],
-    "gram_schmidt": [{"d": d, "m": d} for d in (2, 3, 4, 16)],
-    "random_orthogonal": [{"d": d} for d in (3, 8)],
-    "rotate": [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 64, "c": 8, "order": 2}, {"n": 64, "c": 8, "d": 8}],
-    "inverse_rotate_mean": [{"n": 188, "c": 1}, {"n": 188, "c": 16}, {"n": 64, "c": 8, "order": 2}],
+    "random_permutation": _ROWS,
+    "soft_sort": _ROWS,
+    "permutation_entropy": _ROWS,
+    "permute": [*_NODES, *_ORDER_2, {"n": 188, "c": 16, "hard": False}, {"n": 1000, "c": 4}],
+    "inverse_permute_mean": [*_NODES, *_ORDER_2, {"n": 188, "c": 16, "hard": False}, {"n": 188, "weighted": True}],
+    "sample_permute": [{"n": 188, "c": 4}],
+    "gram_schmidt": [{"d": d, "m": d} for d in (1, 2, 3, 4, 8, 16, 32, 64)] + [{"d": 3, "m": 3, "unitary": True}],
+    "random_orthogonal": [{"d": d} for d in (2, 3, 4, 8, 64)] + [{"d": 3, "unitary": True}],
+    "rotate": [*_POINTS, {"n": 64, "c": 4, "d": 70}],
+    "inverse_rotate_mean": [*_POINTS, {"n": 188, "c": 1, "weighted": True}],
+    "permute_rotate": [{"n": 188, "c": 1}, {"n": 188, "c": 16}],
+    "inverse_permute_rotate_mean": [{"n": 188, "c": 1}, {"n": 188, "c": 16}],
+    "sample_rotate": [{"n": 188, "c": 1}, {"n": 188, "c": 1, "haar": True}],
 }
 
 
-def table(targets: list[str], names: list[str], dtypes: list[torch.dtype]) -> list[dict]:
-    rows = []
-    for name in names:
+def table(targets: list[str], names: list[str], dtypes: list[torch.dtype]) -> Iterator[dict]:
+    """Each version of a kernel once, at the first op and size that launches it."""
+    seen = set()
+    for target, name, dtype in itertools.product(targets, names, dtypes):
         for sizes in CASES[name]:
-            for dtype in dtypes:
-                case = testing.Case(b=1, k=1, ragged=True, **sizes)
-                for kernel, arguments, options in launches(name, case, dtype):
-                    for target in targets:
-                        row = compile_for(target, kernel, arguments, options)
-                        rows.append(
-                            {"kernel": kernel.__name__, **sizes, "dtype": str(dtype)[6:], "target": target, **row}
-                        )
-                        print(rows[-1], flush=True)
-    return rows
+            for kernel, arguments, options in launches(name, testing.Case(b=1, k=1, ragged=True, **sizes), dtype):
+                key = (target, kernel.__name__, source(kernel, arguments).hash(), str(options))
+                if key in seen:
+                    continue
+                seen.add(key)
+                row = {"kernel": kernel.__name__, "op": name, **sizes, "dtype": str(dtype)[6:], "target": target}
+                try:
+                    yield {**row, **compile_for(target, kernel, arguments, options)}
+                except triton.runtime.errors.OutOfResources as error:  # more shared memory than there is
+                    yield {**row, "error": str(error)}
+
+
+_RESULTS = {
+    "registers", "spilled", "shared", "warps", "wide", "instructions", "programs_a_multiprocessor", "error", "triton",
+}  # fmt: skip
+
+
+def _name_of(row: dict) -> str:
+    """What a row is about."""
+    return json.dumps({k: v for k, v in row.items() if k not in _RESULTS}, sort_keys=True)
+
+
+def write(rows: list[dict]) -> None:
+    """The table on disk, with these rows for those of their names."""
+    held = json.loads(RESULTS.read_text())["kernels"] if RESULTS.exists() else []
+    all_rows = {_name_of(r): r for r in (*held, *({**r, "triton": triton.__version__} for r in rows))}
+    lines = ",\n".join(json.dumps(all_rows[name]) for name in sorted(all_rows))
+    RESULTS.write_text(f'{{"kernels": [\n{lines}\n]}}\n')
 
 
 def main() -> None:
@@ -152,13 +206,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     parser.add_argument("--target", nargs="*", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--op", nargs="*", default=list(CASES), choices=CASES)
-    parser.add_argument("--dtype", nargs="*", default=["float32", "float64"])
+    parser.add_argument("--dtype", nargs="*", default=["float32", "float64", "float16", "bfloat16"])
     arguments = parser.parse_args()
-    rows = table(arguments.target, arguments.op, [getattr(torch, d) for d in arguments.dtype])
-    if arguments.write:
-        unique = list({json.dumps(r): r for r in rows}.values())
-        lines = ",\n".join(json.dumps(r) for r in unique)
-        RESULTS.write_text(f'{{"triton": "{triton.__version__}", "kernels": [\n{lines}\n]}}\n')
+    for row in table(arguments.target, arguments.op, [getattr(torch, d) for d in arguments.dtype]):
+        print(json.dumps(row), flush=True)
+        if arguments.write:
+            write([row])
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def load_rows(
     """
     run, skew = tl.arange(0, LANES * PADDED), skew_of(at, SKEW)
     here = (run >= skew) & (run < rows * (c * COUNT) + skew)
-    # A hint of contiguity 1: else each thread would take four numbers, one at a time, as the mask has no alignment.
-    flat = tl.load(at + tl.max_contiguous(run - skew, 1), mask=here, other=0)
+    # A hint of contiguity 1: else each thread would take four numbers, one at a time, as the mask has no alignment. On
+    # the pointers, because an offset of zero folds and takes a hint of its own with it.
+    flat = tl.load(tl.max_contiguous(at + (run - skew), 1), mask=here, other=0)
     lane, entry = run % LANES, run // LANES
     source = lane // c * (c * COUNT) + entry * c + lane % c + skew
     held = (entry < COUNT) & (lane < rows * c)
@@ -66,7 +67,7 @@ def store_rows(
     row, within = number // (c * COUNT), number % (c * COUNT)
     source = within // c * LANES + row * c + within % c
     flat = tl.gather(pack(pad(entries, COUNT, PADDED), PADDED), tl.where(written, source, 0), 0)
-    tl.store(at + tl.max_contiguous(number, 1), flat.to(at.dtype.element_ty), mask=written)
+    tl.store(tl.max_contiguous(at + number, 1), flat.to(at.dtype.element_ty), mask=written)
 
 
 @triton.jit

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lps_kernels.triton.gather import gather, gather_sum, weight_gradient
+from lps_kernels.triton.gather import gather, gather_sum
 from lps_kernels.triton.launch import compute, dense, nothing
 from lps_kernels.triton.permute import check
 from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
+from lps_kernels.triton.weight_gradient import weight_gradient
 
 
 def _check_weights(what: str, y: Tensor, perm: Tensor, weights: Tensor | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lps_kernels.triton.gather import inverse_of
+from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.inverse_rotate_mean import launch_inverse, launch_inverse_backward
 from lps_kernels.triton.launch import dense, nothing
 from lps_kernels.triton.permute_rotate import check_perm, soft_sums

@@ -1,4 +1,4 @@
-"""First moments: sums over j of K[i, j] (|t_i - t_j| / tau) x_j of the SoftSort kernel, see laplace.py."""
+"""First moments of products with the SoftSort kernel, sums of K[i, j] (|t_i - t_j| / tau) x_j: see laplace.py."""
 
 import triton
 import triton.language as tl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lps_kernels.triton.gather import inverse_of
+from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.launch import dense, nothing
 from lps_kernels.triton.rotate import launch_backward, launch_rotate
 from lps_kernels.triton.soft import check_soft, soft_gradient

@@ -12,15 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.gather import node, real_nodes, weight_of
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, stack, strict_sums, to_lanes, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
+from lps_kernels.triton.moves import node, real_nodes, weight_of
 from lps_kernels.triton.soft_sort import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.ties import merge, tied_groups
 
 _TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
-_CHANNELS = 4  # that are read at once where a row takes several warps, and scanned in turn
+_CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
 
@@ -92,7 +92,9 @@ def load_tile(
         at_i = node(perm, row * n + i, n, valid_i)
     lines = sample * outer * n + at_o.to(tl.int64)[:, None] * n + at_i[None, :]
     mask = valid_o[:, None, None] & valid_i[None, :, None] & valid_q[None, None, :]
-    return tl.load(x + lines[:, :, None] * inner + at_q[None, None, :], mask=mask, other=0).to(DTYPE)
+    return tl.load(
+        tl.max_contiguous(x + (lines[:, :, None] * inner + at_q[None, None, :]), [1, 1, 1]), mask=mask, other=0
+    ).to(DTYPE)
 
 
 @triton.jit

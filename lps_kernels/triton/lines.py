@@ -1,0 +1,162 @@
+"""Gathers of runs shorter than a sector: whole lines are read as they lie and put in order in shared memory.
+
+Read one by one, numbers or pairs of them from anywhere in a line would ask for a sector of 32 bytes each. A line is a
+node's edges, or a graph's nodes where the permutation acts on one axis.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lps_kernels.triton.entries import skew_of
+from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.moves import node, weight_of
+from lps_kernels.triton.sort import count_nodes
+
+LONGEST = 8192  # numbers of a line that a program holds
+LINES, SAMPLES = 32, 8  # lines of edges that a program moves with one reading of perm; samples with one of the nodes
+SUMS = 8  # lines that it adds up at once; half of them in float64, whose sums fill twice the registers
+
+
+@triton.jit
+def load_line(at, j, count, SKEW: tl.constexpr):
+    """`count` numbers from `at` on, (N,), behind those that lie before them in their sector if SKEW; and how many."""
+    skew = skew_of(at, SKEW)
+    if SKEW:  # one number a thread, or each would take several one by one, as they are not aligned
+        held = tl.load(at + tl.max_contiguous(j - skew, 1), mask=(j >= skew) & (j < count + skew), other=0)
+    else:
+        held = tl.load(at + j, mask=j < count, other=0)
+    return held, skew
+
+
+@triton.jit
+def columns_of(order, j, c, n, nodes):
+    """Where in a line number j of the ordered line is, and which there are."""
+    real = j < nodes * c
+    return node(order, j // c, n, real) * c + j % c, real
+
+
+@triton.jit(do_not_specialize=["k", "n", "blocks"])
+def gather_edges_kernel(
+    x, perm, num_nodes, weights, y, k, n, c, line, blocks, scale: tl.float64,
+    EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """y[b, k, r, s] = x[b, perm[r], perm[s]], or x[b, k, ...] if EACH; times a weight where DTYPE is given."""
+    block, row = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    j = tl.arange(0, N)
+    nodes = count_nodes(num_nodes, row // k, n)
+    source, real = columns_of(perm + row * n, j, c, n, nodes)
+    for rank in range(block * P, tl.minimum((block + 1) * P, n)):
+        at = (row if EACH else row // k) * n + node(perm + row * n, rank, n, rank < n)
+        held, skew = load_line(x + at * line, j, line, SKEW)
+        value = tl.where(real & (rank < nodes), tl.gather(held, source + skew, 0), 0)
+        if DTYPE is not None:
+            value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
+        tl.store(y + (row * n + rank) * line + j, value.to(y.dtype.element_ty), mask=j < line)
+
+
+@triton.jit(do_not_specialize=["k", "n", "blocks"])
+def sum_edges_kernel(
+    y, inv, num_nodes, weights, x, k, n, c, line, blocks, scale: tl.float64,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """x[b, i, l] = sum over k of w y[b, k, inv[i], inv[l]]; without DTYPE there is one sample and nothing is added."""
+    first, graph = tl.program_id(0) % blocks * P, (tl.program_id(0) // blocks).to(tl.int64)
+    j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
+    total = ()
+    for _ in tl.static_range(P):
+        total = total + (tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE),)
+    for sample in range(k):
+        row = graph * k + sample
+        source, real = columns_of(inv + row * n, j, c, n, nodes)
+        new = ()
+        for p in tl.static_range(P):
+            at = row * n + node(inv + row * n, first + p, n, first + p < nodes)
+            held, skew = load_line(y + at * line, j, tl.where(first + p < nodes, line, 0), SKEW)
+            value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+            if DTYPE is not None:
+                w = weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
+                value = total[p] + value.to(DTYPE) * w
+            new = new + (value,)
+        total = new
+    for p in tl.static_range(P):
+        to = x + (graph * n + first + p) * line + j
+        tl.store(to, total[p].to(x.dtype.element_ty), mask=(j < line) & (first + p < n))
+
+
+@triton.jit(do_not_specialize=["k", "n", "chunks"])
+def gather_graph_kernel(
+    x, perm, num_nodes, weights, y, k, n, c, line, chunks, scale: tl.float64,
+    EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """y[b, k, r] = x[b, perm[r]] of P samples, which read x once, or x[b, k, perm[r]] if EACH."""
+    chunk, graph = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
+    j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
+    if not EACH:
+        held, skew = load_line(x + graph * line, j, nodes * c, SKEW)
+    for sample in range(chunk * P, tl.minimum((chunk + 1) * P, k)):
+        row = graph * k + sample
+        if EACH:
+            held, skew = load_line(x + row * line, j, nodes * c, SKEW)
+        source, real = columns_of(perm + row * n, j, c, n, nodes)
+        value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+        if DTYPE is not None:
+            value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
+        tl.store(y + row * line + j, value.to(y.dtype.element_ty), mask=j < line)
+
+
+@triton.jit(do_not_specialize=["k", "n"])
+def sum_graph_kernel(
+    y, inv, num_nodes, weights, x, k, n, c, line, scale: tl.float64,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """x[b, i] = sum over k of w y[b, k, inv[i]]; without DTYPE there is one sample and nothing is added."""
+    graph, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
+    nodes = count_nodes(num_nodes, graph, n)
+    total = tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE)
+    for sample in range(k):
+        row = graph * k + sample
+        source, real = columns_of(inv + row * n, j, c, n, nodes)
+        held, skew = load_line(y + row * line, j, nodes * c, SKEW)
+        value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+        if DTYPE is None:
+            total = value
+        else:
+            total += value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
+    tl.store(x + graph * line + j, total.to(x.dtype.element_ty), mask=j < line)
+
+
+def line_of(x: Tensor, n: int, order: int) -> dict | None:
+    """How a line lies in a program, or None where runs are whole sectors anyway or a line is too long."""
+    c, size = x.shape[-1], x.element_size()
+    skew = n * c * size % 32 > 0
+    block = power_of_two(n * c + (32 // size if skew else 0), 32)
+    if c * size % 32 == 0 or block > LONGEST:
+        return None
+    return {"SKEW": skew, "N": block, "num_warps": max(1, min(block // 256, 16)), **OPTIONS}
+
+
+def gather_lines(shape: dict, x, perm, num_nodes, weights, y, scale, order, each, dtype) -> None:
+    b, k, n = perm.shape
+    c = x.shape[-1]
+    kernel, size, rows = (gather_graph_kernel, SAMPLES, b) if order == 1 else (gather_edges_kernel, LINES, b * k)
+    blocks = -(-(k if order == 1 else n) // size)
+    kernel[programs(rows * blocks, "permute")](
+        x, perm, num_nodes, weights, y, k, n, c, n * c, blocks, scale, each, dtype, P=size, **shape
+    )
+
+
+def sum_lines(shape: dict, y, inv, num_nodes, weights, x, b, k, n, scale, order, dtype) -> None:
+    c = y.shape[-1]
+    if order == 1:
+        sum_graph_kernel[programs(b, "inverse_permute_mean")](
+            y, inv, num_nodes, weights, x, k, n, c, n * c, scale, dtype, **shape
+        )
+        return
+    size = SUMS if dtype is None or y.element_size() < 8 else SUMS // 2
+    blocks = -(-n // size)
+    sum_edges_kernel[programs(b * blocks, "inverse_permute_mean")](
+        y, inv, num_nodes, weights, x, k, n, c, n * c, blocks, scale, dtype, P=size, **shape
+    )
