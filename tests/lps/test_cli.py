@@ -1,6 +1,7 @@
 """The command line: presets, settings, and one clear line with exit code 2 where something is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -95,7 +96,8 @@ def test_both_ways_to_write_a_setting_are_one(capsys, tmp_path):
 
 def test_runs_as_a_module():
     command = [sys.executable, "-m", "lps.experiments.graph8c", "no=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.startswith("lps graph8c: no: unknown setting") and not done.stdout
 
 

@@ -1,11 +1,14 @@
 """Every preset of every experiment takes two steps on stand-in data; experiments measure what they say."""
 
+import json
+
 import pytest
 import torch
 from lps import data
 from lps.data import particles
 from lps.experiments import (
     automorphism,
+    curves,
     pattern,
     pcqm_contact,
     peptides_func,
@@ -15,6 +18,10 @@ from lps.experiments import (
     separation,
 )
 from torch import nn
+
+pytest.importorskip("timm")
+pytest.importorskip("torchmetrics")
+pytest.importorskip("tensorboard")
 
 SEPARATION = ("graph8c", "exp")
 UNTRAINED = (*SEPARATION, "automorphism", "sample_efficiency")
@@ -193,3 +200,12 @@ def test_sample_efficiency_reads_trained_runs(tmp_path):
     assert [len(rows) for rows in curves] == [5, 5, 5, 4] and result["systems"] == 4 and plot.exists()
     with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run"):
         run.run("sample_efficiency", [named[0], f"uniform={tmp_path / 'nowhere'}"])
+
+
+def test_learning_curves_are_drawn(tmp_path, capsys):
+    few = ["epochs=2", "samples=1", "eval_samples=1", *SMALLER["exp_classify"]]
+    result = run.run("exp_classify", ["preset=paper_gin", *few])
+    file, picture = tmp_path / "results.jsonl", tmp_path / "curves.png"
+    file.write_text(json.dumps(result) + "\n")
+    assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
+    assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err

@@ -17,6 +17,9 @@ from lps.experiments.task import SETTINGS, Split, Task
 from lps.experiments.training import Trainer
 from torch import Tensor, nn
 
+pytest.importorskip("tensorboard")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
 
 class Output(NamedTuple):
     prediction: Tensor
@@ -153,7 +156,7 @@ def test_only_two_checkpoints_are_kept(tmp_path):
 def test_killed_run_goes_on(tmp_path):
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as t; "
     command = [sys.executable, "-c", script + "t.make(sys.argv[1], epochs=4000).run()", str(tmp_path)]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("checkpoint-*.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

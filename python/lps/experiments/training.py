@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from lps.experiments import checkpoint
 from lps.experiments.processes import gather, pick_device, seed_all
@@ -56,7 +55,11 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._resume()
         quiet = self.rank > 0
-        writer = SummaryWriter(self.folder / "tensorboard") if self.folder and not quiet else None
+        writer = None
+        if self.folder and not quiet:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is wanted by runs with a folder only
+
+            writer = SummaryWriter(self.folder / "tensorboard")
         with Progress(disable=quiet, transient=True) as progress:
             bar = progress.add_task("training", total=self.last, completed=self.step)
             while self.step < self.last and not self._patience_is_over():
