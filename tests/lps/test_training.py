@@ -173,6 +173,16 @@ def test_other_settings_are_not_resumed(tmp_path):
         make(tmp_path, epochs=1, lr=0.5).run()
 
 
+def test_finished_run_is_tested_with_more_samples(tmp_path):
+    first = make(tmp_path, epochs=1).run()
+    again = make(tmp_path, epochs=1, eval_samples=50)
+    second = again.run()
+    assert second["steps"] == first["steps"] and second["history"] == first["history"]
+    assert second["test"] != first["test"] and second["config"]["eval_samples"] == 50
+    with pytest.raises(ValueError, match=r"other settings \(eval_samples"):
+        make(tmp_path, epochs=2, eval_samples=50).run()
+
+
 def test_warms_up_and_decays():
     trainer = make(epochs=4, warmup_epochs=2.0)
     rates = [trainer._rate(step) for step in range(21)]

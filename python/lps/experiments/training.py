@@ -156,7 +156,10 @@ class Trainer:
         state = checkpoint.latest(self.folder)
         if state is None:
             return
-        mine, its = ({k: v for k, v in c.items() if k not in ("out", "device")} for c in (self.config, state["config"]))
+        free = {"out", "device"} | (
+            {"eval_samples"} if state["step"] >= self.last else set()
+        )  # a finished run is tested
+        mine, its = ({k: v for k, v in c.items() if k not in free} for c in (self.config, state["config"]))
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))
             raise ValueError(f"out: {self.folder} holds a run with other settings ({', '.join(changed)})")
