@@ -179,7 +179,7 @@ def test_finished_run_is_tested_with_more_samples(tmp_path):
     second = again.run()
     assert second["steps"] == first["steps"] and second["history"] == first["history"]
     assert second["test"] != first["test"] and second["config"]["eval_samples"] == 50
-    with pytest.raises(ValueError, match=r"other settings \(eval_samples"):
+    with pytest.raises(ValueError, match=r"other settings \(epochs, eval_samples\)"):
         make(tmp_path, epochs=2, eval_samples=50).run()
 
 
