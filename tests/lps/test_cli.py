@@ -109,3 +109,12 @@ def test_dashes_and_types():
 
 def test_negative_values_are_values():
     assert config.parse(["--lr", "-1"], {"paper": {"lr": 1.0}}) == {"lr": -1.0}
+
+
+def test_interruption_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.find("graph8c"), "run", interrupted)
+    code, out, err = call(capsys, "train", "graph8c")
+    assert code == 130 and not out and "the same command with the same out= goes on" in err
