@@ -222,7 +222,7 @@ def measure(setting: Setting, rounds: int, budget: float) -> dict[str, Any]:
             if i:
                 times[name].append(whole)
                 shares[name].append(part / whole)
-        if i >= 2 and time.perf_counter() - begun > budget:
+        if i >= 3 and time.perf_counter() - begun > budget:
             break
     return {
         "setting": setting.label,
@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", default="", help="only settings with this text in their name")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--budget", type=float, default=40.0, help="seconds a setting")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds a setting")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--small", action="store_true", help="sizes for a smoke test")
     parser.add_argument("--json", default="", help="also written here")

@@ -1,6 +1,7 @@
 """The command line: presets, settings, and one clear line with exit code 2 where something is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -95,7 +96,8 @@ def test_both_ways_to_write_a_setting_are_one(capsys, tmp_path):
 
 def test_runs_as_a_module():
     command = [sys.executable, "-m", "lps.experiments.graph8c", "no=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.startswith("lps graph8c: no: unknown setting") and not done.stdout
 
 
@@ -107,3 +109,12 @@ def test_dashes_and_types():
 
 def test_negative_values_are_values():
     assert config.parse(["--lr", "-1"], {"paper": {"lr": 1.0}}) == {"lr": -1.0}
+
+
+def test_interruption_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.find("graph8c"), "run", interrupted)
+    code, out, err = call(capsys, "train", "graph8c")
+    assert code == 130 and not out and "the same command with the same out= goes on" in err

@@ -1,20 +1,37 @@
 """Every preset of every experiment takes two steps on stand-in data; experiments measure what they say."""
 
+import json
+
 import pytest
 import torch
 from lps import data
 from lps.data import particles
-from lps.experiments import automorphism, pattern, pcqm_contact, peptides_func, peptides_struct, run, separation
+from lps.experiments import (
+    automorphism,
+    curves,
+    pattern,
+    pcqm_contact,
+    peptides_func,
+    peptides_struct,
+    run,
+    sample_efficiency,
+    separation,
+)
 from torch import nn
 
+pytest.importorskip("timm")
+pytest.importorskip("torchmetrics")
+pytest.importorskip("tensorboard")
+
 SEPARATION = ("graph8c", "exp")
-TRAINED = [name for name in run.NAMES if name not in (*SEPARATION, "automorphism")]
+UNTRAINED = (*SEPARATION, "automorphism", "sample_efficiency")
+TRAINED = [name for name in run.NAMES if name not in UNTRAINED]
 # What is made small: the encoder, the sizes of batches and the number of samples; all else is the preset's.
 SMALLER = {
     "exp_classify": ["stand_in=16", "batch_size=4"],
     "nbody": ["train_count=8", "valid_count=4", "test_count=4", "batch_size=4"],
 }
-VISION = ["stand_in=4", "batch_size=2", "encoder=vit_tiny_patch16_224", "pretrained=false", "precision=fp32"]
+VISION = ["stand_in=8", "batch_size=2", "encoder=vit_tiny_patch16_224", "pretrained=false", "precision=fp32"]
 
 
 def cases():
@@ -158,3 +175,37 @@ def test_contact_score_ranks_among_other_atoms():
     assert pcqm_contact.score(better, target) == {"mrr": 1.0}
     loss = pcqm_contact.loss(prediction * 0, target)
     assert loss == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_errors_of_estimates_fall_with_the_samples():
+    samples = torch.randn(256, 50, 5, 3)
+    rows = sample_efficiency.errors(samples, torch.zeros(50, 5, 3))
+    assert [row["k"] for row in rows] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    for row in rows[:5]:
+        assert row["mse"] == pytest.approx(1 / row["k"], rel=0.1)
+        assert row["rms_from_limit"] == pytest.approx((1 / row["k"] - 1 / 256) ** 0.5, rel=0.1)
+    assert rows[-1]["rms_from_limit"] == pytest.approx(0, abs=1e-6)
+
+
+def test_sample_efficiency_reads_trained_runs(tmp_path):
+    few = ["epochs=1", "max_steps=1", "samples=1", "eval_samples=1", "layers=1", *SMALLER["nbody"]]
+    folders = {}
+    for kind, group in (("learned", "prob"), ("uniform", "uniform")):
+        folders[kind] = tmp_path / kind
+        run.run("nbody", [f"group={group}", f"out={folders[kind]}", *few])
+    plot = tmp_path / "plot.png"
+    named = [f"{kind}={folder}" for kind, folder in folders.items()]
+    result = run.run("sample_efficiency", ["count=4", "most_samples=16", f"plot={plot}", *named])
+    curves = list(result["curves"].values())
+    assert [len(rows) for rows in curves] == [5, 5, 5, 4] and result["systems"] == 4 and plot.exists()
+    with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run"):
+        run.run("sample_efficiency", [named[0], f"uniform={tmp_path / 'nowhere'}"])
+
+
+def test_learning_curves_are_drawn(tmp_path, capsys):
+    few = ["epochs=2", "samples=1", "eval_samples=1", *SMALLER["exp_classify"]]
+    result = run.run("exp_classify", ["preset=paper_gin", *few])
+    file, picture = tmp_path / "results.jsonl", tmp_path / "curves.png"
+    file.write_text(json.dumps(result) + "\n")
+    assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
+    assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err

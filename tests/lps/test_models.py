@@ -3,8 +3,9 @@
 import pytest
 import torch
 from lps import models
-from lps.groups import learned
+from lps.groups import Uniform, learned
 from lps.models.patches import Layout, PatchIn, PatchOut
+from lps.models.representations import particle_pairs
 from samples import directional, random_graphs, random_particles
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -151,6 +152,13 @@ def test_edge_features_reach_the_base_model():
     torch.testing.assert_close(diagonal[0][..., :3], graphs.adjacency)
 
 
+def test_a_diagonal_output_is_that_of_the_edges():
+    """A base model that returns its image: off the edges' own channel, the diagonal holds the features of nodes."""
+    graphs = random_graphs()
+    model = models.SymmetrizedModel(Uniform(), lambda image: image, 2, "diagonal", n_samples=3)
+    torch.testing.assert_close(model(graphs).prediction, torch.cat((torch.zeros(3, 7, 1), graphs.x), -1).double())
+
+
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("pad", ["zero", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("order, n, tokens", [(1, 10, 4), (1, 9, 12), (2, 10, 9), (2, 7, 16), (2, 8, 16), (2, 3, 16)])
@@ -225,3 +233,12 @@ def test_samples_are_as_many_as_asked():
     model.backbone.register_forward_pre_hook(lambda _, args: counts.append(args[1].shape[1]))
     model(graphs), model(graphs, k=5)
     assert counts == [3, 5]
+
+
+def test_pairs_of_particles():
+    """Products of charges and squared distances, and nothing for a particle with itself."""
+    particles = random_particles(b=1)
+    pairs = particle_pairs(particles)[0]
+    q, x = particles.charges[0], particles.positions[0]
+    assert pairs[1, 3].tolist() == pytest.approx([(q[1] * q[3]).item(), (x[1] - x[3]).square().sum().item()])
+    assert (pairs.diagonal(dim1=0, dim2=1) == 0).all() and pairs.equal(pairs.transpose(0, 1))

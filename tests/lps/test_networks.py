@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lps.networks import GIN, VNDGCNN
-from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool
+from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool, neighbour_features
 from samples import random_graphs, random_motion, relabel, relabel_graphs, relabelling
 
 
@@ -124,3 +124,11 @@ def test_vector_layers():
     y = pool(x, 1)
     assert (y[:, None] == x).all(2).any(1).all()  # each channel's vector is one of those that went in
     torch.testing.assert_close(pool(rotate(x, q), 1), rotate(y, q))
+
+
+def test_neighbours_are_the_nearest_and_the_node_itself():
+    x = torch.tensor([0.0, 1.0, 3.0, 7.0])[None, :, None, None] * torch.ones(1, 4, 3, 1)
+    difference, own = neighbour_features(x, 2)[0, :, :, 0].unbind(-1)
+    assert own.tolist() == [[0, 0], [1, 1], [3, 3], [7, 7]]
+    assert difference.sort(1).values.tolist() == [[0, 1], [-1, 0], [-2, 0], [-4, 0]]
+    assert neighbour_features(x, 9).shape == (1, 4, 4, 3, 2)

@@ -17,6 +17,9 @@ from lps.experiments.task import SETTINGS, Split, Task
 from lps.experiments.training import Trainer
 from torch import Tensor, nn
 
+pytest.importorskip("tensorboard")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
 
 class Output(NamedTuple):
     prediction: Tensor
@@ -153,7 +156,7 @@ def test_only_two_checkpoints_are_kept(tmp_path):
 def test_killed_run_goes_on(tmp_path):
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as t; "
     command = [sys.executable, "-c", script + "t.make(sys.argv[1], epochs=4000).run()", str(tmp_path)]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("checkpoint-*.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -168,6 +171,16 @@ def test_other_settings_are_not_resumed(tmp_path):
     make(tmp_path, epochs=1).run()
     with pytest.raises(ValueError, match=r"holds a run with other settings \(lr\)"):
         make(tmp_path, epochs=1, lr=0.5).run()
+
+
+def test_finished_run_is_tested_with_more_samples(tmp_path):
+    first = make(tmp_path, epochs=1).run()
+    again = make(tmp_path, epochs=1, eval_samples=50)
+    second = again.run()
+    assert second["steps"] == first["steps"] and second["history"] == first["history"]
+    assert second["test"] != first["test"] and second["config"]["eval_samples"] == 50
+    with pytest.raises(ValueError, match=r"other settings \(epochs, eval_samples\)"):
+        make(tmp_path, epochs=2, eval_samples=50).run()
 
 
 def test_warms_up_and_decays():

@@ -21,11 +21,15 @@ BENCHMARKS: dict[str, tuple[str, str, dict]] = {
 
 def benchmark(name: str, split: str, data: str | None = None) -> RaggedGraphs:
     """A split of a data set, "train", "valid" or "test". torch_geometric downloads what the folder does not hold."""
-    from torch_geometric import datasets
-
     loader, title, fields = BENCHMARKS[name]
     root = folder(data)
-    return read(lambda: getattr(datasets, loader)(root, title, "val" if split == "valid" else split), title, **fields)
+
+    def load():
+        from torch_geometric import datasets
+
+        return getattr(datasets, loader)(root, title, "val" if split == "valid" else split)
+
+    return read(load, title, **fields)
 
 
 def read(load: Callable, title: str, **fields) -> RaggedGraphs:

@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper_fixed_noise": {"fixed_noise": True},
     "paper_uniform": {"group": "uniform"},
-    "small": {"backbone": "gin_id", "epochs": 60, "warmup_epochs": 2.0},
+    "small": {"backbone": "gin_id", "epochs": 60, "batch_size": 50, "samples": 2, "warmup_epochs": 5.0, "decay": True},
 }
 SIZES = {"n": 64, "node_channels": 2, "out_channels": 1, "order_out": 0}
 BACKBONES = {

@@ -26,6 +26,7 @@ NAMES = (
     "pcqm_contact",
     "peptides_func",
     "peptides_struct",
+    "sample_efficiency",
 )
 
 

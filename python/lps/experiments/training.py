@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from lps.experiments import checkpoint
 from lps.experiments.processes import gather, pick_device, seed_all
@@ -33,7 +32,8 @@ class Trainer:
         if self.world > 1:
             self.net = nn.parallel.DistributedDataParallel(model)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config["optimizer"]]
-        self.optimizer = kind(model.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
+        rate = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
+        self.optimizer = kind(model.parameters(), **rate, fused=True)  # 0.1 s for 25 million parameters instead of 0.7
         self.per_epoch = max(1, task.train.numbers.numel() // (config["batch_size"] * self.world))
         total = config["epochs"] * self.per_epoch
         self.last = min(total, config["max_steps"] or total)
@@ -56,7 +56,11 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._resume()
         quiet = self.rank > 0
-        writer = SummaryWriter(self.folder / "tensorboard") if self.folder and not quiet else None
+        writer = None
+        if self.folder and not quiet:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is wanted by runs with a folder only
+
+            writer = SummaryWriter(self.folder / "tensorboard")
         with Progress(disable=quiet, transient=True) as progress:
             bar = progress.add_task("training", total=self.last, completed=self.step)
             while self.step < self.last and not self._patience_is_over():
@@ -153,7 +157,10 @@ class Trainer:
         state = checkpoint.latest(self.folder)
         if state is None:
             return
-        mine, its = ({k: v for k, v in c.items() if k not in ("out", "device")} for c in (self.config, state["config"]))
+        free = {"out", "device"} | (
+            {"eval_samples"} if state["step"] >= self.last else set()
+        )  # a finished run is tested
+        mine, its = ({k: v for k, v in c.items() if k not in free} for c in (self.config, state["config"]))
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))
             raise ValueError(f"out: {self.folder} holds a run with other settings ({', '.join(changed)})")

@@ -1,0 +1,47 @@
+"""Learning curves of the results in files of JSON lines: python -m lps.experiments.curves SCORE FILE... PICTURE."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw; 2 after a line of usage where the arguments are wrong."""
+    if len(arguments) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    score, *files, picture = arguments
+    results = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    draw(results, score, picture)
+    return 0
+
+
+def draw(results: list[dict[str, Any]], score: str, picture: str) -> None:
+    """Validation scores by epoch, one line a result, and beside them the training loss."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    for result in results:
+        config, rows = result["config"], result.get("history", [])
+        label = ", ".join(str(config[k]) for k in ("backbone", "group") if k in config)
+        for axis, key in zip(axes, (f"valid_{score}", "train_loss")):
+            points = [(row["epoch"] + 1, row[key]) for row in rows if key in row]
+            if points:
+                axis.plot(*zip(*points), marker=".", label=label)
+    for axis, title in zip(axes, (f"validation {score}", "training loss")):
+        axis.set_xlabel("epoch")
+        axis.set_title(title, fontsize=9)
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
