@@ -31,10 +31,10 @@ struct Axis {
   __host__ __device__ int slots() const {
     return lines << log_c;
   }
-  __host__ __device__ int64_t across() const {
-    return (inner + (int64_t{1} << log_c) - 1) >> log_c;
+  __host__ __device__ int across() const {
+    return ((inner - 1) >> log_c) + 1;
   }
-  __host__ __device__ int64_t items() const {
+  __host__ __device__ int items() const {  // below 2^31 like n c
     return (outer + lines - 1) / lines * across();
   }
 };
@@ -72,24 +72,24 @@ struct Workspace {
 
 // Tile `item` of a view to shared memory, channel by channel: zero at padding.
 template <int E, class T>
-__device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view, const Axis& axis, int64_t item,
+__device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view, const Axis& axis, int item,
                                           int64_t row, int nodes, int length, const int* perm, T* tile, int pitch) {
-  const int64_t outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
+  const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
   const int64_t sample = view.each ? row : row / soft.k;
   for (int line = 0; line < axis.lines; ++line) {
-    const int64_t o = outer0 + line;
+    const int o = outer0 + line;
     const bool real_o = o < axis.outer && (axis.first || o < nodes);
     const int64_t at_o = real_o && view.gather && !axis.first ? perm[o] : o;
     const int64_t base = (sample * axis.outer + at_o) * soft.n;
     T* to = tile + (line << axis.log_c) * pitch;
     for (int at = threadIdx.x; at < length << axis.log_c; at += blockDim.x) {
       const int i = at >> axis.log_c, q = at & ((1 << axis.log_c) - 1);
-      int64_t at_q = inner0 + q;
+      int at_q = inner0 + q;
       bool real = real_o && i < nodes && at_q < axis.inner;
       if (real && axis.first && soft.edges) {
-        const int other = static_cast<int>(at_q / soft.c);
+        const int other = at_q / soft.c;
         real = other < nodes;
-        if (real && view.gather) at_q += static_cast<int64_t>(perm[other] - other) * soft.c;
+        if (real && view.gather) at_q += (perm[other] - other) * soft.c;
       }
       const int64_t at_i = real && view.gather ? perm[i] : i;
       to[q * pitch + padded<E>(i)] = real ? load<T>(view.x, (base + at_i) * axis.inner + at_q) : T(0);
@@ -160,7 +160,8 @@ __global__ void __launch_bounds__(Team::kThreads)
   extern __shared__ __align__(16) char shared[];
   const Team team(shared);
   const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
-  const int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
+  const int64_t row = blockIdx.x / parts;
+  const int part = blockIdx.x % parts;
   const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
   WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
   const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 2,
@@ -176,9 +177,9 @@ __global__ void __launch_bounds__(Team::kThreads)
 #pragma unroll 1
   for (int which = 0; which < 2; ++which) {
     const Axis axis = which == 0 ? first : second;
-    const int64_t items = axis.lines > 0 ? axis.items() : 0;
+    const int items = axis.lines > 0 ? axis.items() : 0;
 #pragma unroll 1
-    for (int64_t item = part; item < items; item += parts) {
+    for (int item = part; item < items; item += parts) {
       __syncthreads();  // the tile before this one has been read
       load_tile<E>(soft, u, axis, item, row, nodes, length, space.perm, space.tile_u, pitch);
       load_tile<E>(soft, v, axis, item, row, nodes, length, space.perm, space.tile_v, pitch);
@@ -226,7 +227,8 @@ __global__ void __launch_bounds__(Team::kThreads)
   extern __shared__ __align__(16) char shared[];
   const Team team(shared);
   const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
-  const int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
+  const int64_t row = blockIdx.x / parts;
+  const int part = blockIdx.x % parts;
   const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
   WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
   const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 1,
@@ -237,7 +239,7 @@ __global__ void __launch_bounds__(Team::kThreads)
   decay.build(team, SortedRow<T, E>{space.staged, nodes, soft.inverse_tau}, Decay<T>());
   const T w = soft.weights ? soft.weights[row] : soft.scale;
 #pragma unroll 1
-  for (int64_t item = part; item < axis.items(); item += parts) {
+  for (int item = part; item < axis.items(); item += parts) {
     __syncthreads();
     load_tile<E>(soft, x, axis, item, row, nodes, length, space.perm, space.tile_u, pitch);
     __syncthreads();
@@ -259,7 +261,7 @@ __global__ void __launch_bounds__(Team::kThreads)
       }
     }
     __syncthreads();
-    const int64_t outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
+    const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
     for (int line = 0; line < axis.lines && outer0 + line < axis.outer; ++line) {
       const T* from = space.tile_u + (line << axis.log_c) * pitch;
       for (int at = threadIdx.x; at < n << axis.log_c; at += blockDim.x) {

@@ -1,0 +1,45 @@
+"""The built CUDA kernels, read without a GPU: what is spilled, and for which GPUs there is code."""
+
+import re
+
+import pytest
+
+from benchmarks import compiled_cuda as compiled
+from lps_kernels import native
+
+pytestmark = pytest.mark.skipif(
+    compiled.cuobjdump() is None or not compiled.library().exists(), reason="no cuobjdump, or no CUDA build"
+)
+# Rows of more than 2,048 numbers, or 1,024 in float64, are held by 512 threads with 128 registers each; those that keep
+# most between scans spill some: bytes a thread.
+LONGEST, MOST = re.compile(r"BlockTeam<512>|<double, BlockTeam<256>, 8>"), 768
+
+
+def test_nothing_is_spilled_but_in_the_longest_rows():
+    rows = list(compiled.kernels(compiled.library()))
+    assert len(rows) >= 50
+    for row in rows:
+        assert row["spilled"] <= (MOST if LONGEST.search(row["kernel"]) else 0), row
+        assert row["registers"] <= (128 if "BlockTeam<512>" in row["kernel"] else 255), row
+
+
+def test_every_architecture_has_every_kernel():
+    architectures, _ = native.cuda_build()
+    by_target = {}
+    for row in compiled.kernels(compiled.library()):
+        by_target.setdefault(row["target"], set()).add(row["kernel"])
+    assert set(by_target) == {f"sm_{a.partition('-')[0]}" for a in architectures if not a.endswith("virtual")}
+    assert len({frozenset(kernels) for kernels in by_target.values()}) == 1
+
+
+RUNS = (
+    ("90", [(9, 0), (10, 0)], [(8, 9)]),
+    ("80-real", [(8, 0), (8, 6)], [(9, 0), (7, 5)]),
+    ("90a", [(9, 0)], [(10, 0)]),
+)
+
+
+@pytest.mark.parametrize(("architecture", "runs", "not_on"), RUNS)
+def test_what_runs_where(architecture, runs, not_on):
+    assert all(native.runs_on(architecture, c) for c in runs)
+    assert not any(native.runs_on(architecture, c) for c in not_on)
