@@ -78,10 +78,11 @@ void launch(const char* name, void (*kernel)(Parameters...), const Tensor& on, i
 }
 
 // How many nodes of a graph are real, and no more than there are.
-__device__ __forceinline__ int count_nodes(const int64_t* num_nodes, int64_t graph, int n) {
+template <class Int>
+__device__ __forceinline__ Int count_nodes(const int64_t* num_nodes, int64_t graph, Int n) {
   if (num_nodes == nullptr) return n;
   const int64_t count = num_nodes[graph];
-  return count < 0 ? 0 : count < n ? static_cast<int>(count) : n;
+  return count < 0 ? 0 : count < n ? static_cast<Int>(count) : n;
 }
 
 }  // namespace lps::cuda
