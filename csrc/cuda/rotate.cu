@@ -1,0 +1,191 @@
+// rotate: a tile of an input's nodes is read once and turned for several samples.
+#include "cuda/rotation.cuh"
+#include "cuda/rotation_gradients.cuh"
+#include "cuda/rotation_lines.cuh"
+#include "cuda/rotations.cuh"
+
+namespace lps::cuda {
+
+// In the order of a.order (b, k, n), where there is one.
+template <class T, int D, int ORDER>
+__global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers y, Numbers x) {
+  using Nodes = Tile<T, kCount<D, ORDER>>;
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[kTileWarps];
+  const Part<T> part(a);
+  Held<T, D>& held = matrices[part.warp];
+  const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  if (part.tile >= part.end) return;
+  held.read(a, part.b, part.first, part.last, part.lane);
+  for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
+    const Nodes tile(buffers[part.warp], index, a.c);
+    typename Nodes::Entries v;
+    if (a.order == nullptr) typed<T>(x, [&](const auto* at) { tile.load(at + part.b * size, count, v); });
+    for (int64_t sample = part.first; sample < part.last; ++sample) {
+      const int64_t row = part.b * a.k + sample;
+      bool live[Nodes::kItems];
+#pragma unroll
+      for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
+      if (a.order != nullptr) {
+        int64_t source[Nodes::kItems];
+        tile.ordered(a.order + row * a.n, count, source);
+        typed<T>(x, [&](const auto* at) { tile.gather(at + part.b * size, source, v); });
+#pragma unroll
+        for (int t = 0; t < Nodes::kItems; ++t) live[t] = source[t] >= 0;
+      }
+      T m[D * D];
+      held.template matrix<false>(sample - part.first, m);
+      const T* const center = a.center ? held.center(a, sample - part.first) : nullptr;
+      typename Nodes::Entries turned;
+#pragma unroll
+      for (int t = 0; t < Nodes::kItems; ++t) {
+        T u[kCount<D, ORDER>];
+#pragma unroll
+        for (int e = 0; e < kCount<D, ORDER>; ++e) u[e] = v[t][e];
+        if (center != nullptr && live[t]) shift<D>(u, center, T(-1));
+        turn<D, ORDER>(m, u, turned[t]);
+      }
+      typed<T>(y, [&](auto* at) { tile.store(at + row * size, count, a.n, turned); });
+    }
+  }
+}
+
+// grad_x of a tile, and its part of the gradients of q and center: all samples, one after the other. a.order is the
+// rank (b, k, n) of each node where they were permuted.
+template <class T, int D, int ORDER>
+__global__ void __launch_bounds__(kTileThreads)
+    rotate_backward_kernel(Turn<T> a, Numbers grad_x, T* partial, Numbers grad_y, Numbers x) {
+  using Nodes = Tile<T, kCount<D, ORDER>>;
+  constexpr int width = D * D + (ORDER == 1 ? D : 0);
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[kTileWarps];
+  const Part<T> part(a);
+  Held<T, D>& held = matrices[part.warp];
+  const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
+    const Nodes tile(buffers[part.warp], index, a.c);
+    typename Nodes::Entries v, g, total;
+    if (partial != nullptr) typed<T>(x, [&](const auto* at) { tile.load(at + part.b * size, count, v); });
+#pragma unroll
+    for (int t = 0; t < Nodes::kItems; ++t) {
+#pragma unroll
+      for (int e = 0; e < kCount<D, ORDER>; ++e) total[t][e] = T(0);
+    }
+    for (int64_t sample = 0; sample < a.k; ++sample) {
+      const int64_t row = part.b * a.k + sample, here = sample % kSamples;
+      if (here == 0) held.read(a, part.b, sample, a.k, part.lane);
+      if (a.order == nullptr) {
+        typed<T>(grad_y, [&](const auto* at) { tile.load(at + row * size, count, g); });
+      } else {
+        int64_t source[Nodes::kItems];
+        tile.ordered(a.order + row * a.n, count, source);
+        typed<T>(grad_y, [&](const auto* at) { tile.gather(at + row * size, source, g); });
+      }
+      T m[D * D];
+      if (grad_x.at != nullptr) {
+        held.template matrix<true>(here, m);
+#pragma unroll
+        for (int t = 0; t < Nodes::kItems; ++t) {
+          T back[kCount<D, ORDER>];
+          turn<D, ORDER>(m, g[t], back);
+#pragma unroll
+          for (int e = 0; e < kCount<D, ORDER>; ++e) total[t][e] += back[e];
+        }
+      }
+      if (partial == nullptr) continue;
+      held.template matrix<false>(here, m);
+      T sums[width] = {};
+#pragma unroll
+      for (int t = 0; t < Nodes::kItems; ++t) {
+        T u[kCount<D, ORDER>];
+#pragma unroll
+        for (int e = 0; e < kCount<D, ORDER>; ++e) u[e] = v[t][e];
+        if (a.center != nullptr && tile.node[t] < count) shift<D>(u, held.center(a, here), T(-1));
+        add_gradient<D, ORDER>(m, u, g[t], sums);
+        if constexpr (ORDER == 1) {
+#pragma unroll
+          for (int e = 0; e < D; ++e) sums[D * D + e] += g[t][e];
+        }
+      }
+      write_sums<width>(sums, partial + (row * a.tiles + index) * width, part.lane);
+    }
+    if (grad_x.at != nullptr) {
+      typed<T>(grad_x, [&](auto* at) { tile.store(at + part.b * size, count, a.n, total); });
+    }
+  }
+}
+
+Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, OptionalTensor center,
+                     OptionalTensor num_nodes, int64_t order, bool wide) {
+  x = dense(x), perm = dense(perm), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+  const Space s = space_of(op, x, q, center, num_nodes, order, false);
+  check_same_device(op, x, perm, q, center, num_nodes);
+  Tensor y = empty(x, sizes_of(s, true), wide ? q.scalar_type() : x.scalar_type());
+  if (y.numel() == 0) return y;
+  compute_switch(q.scalar_type(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true);
+      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a, numbers(y),
+             numbers(x));
+    });
+    if (!done) turn_lines<T>(s, y, x, q, center, perm, num_nodes);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const OptionalTensor& grad_y, Tensor x,
+                                                          OptionalTensor inverse, Tensor q, OptionalTensor center,
+                                                          OptionalTensor num_nodes, int64_t order, bool need_x,
+                                                          bool need_q, bool need_center) {
+  STD_TORCH_CHECK(grad_y, op, ": expected a gradient");
+  const Tensor grad = dense(*grad_y);
+  x = dense(x), inverse = dense(inverse), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+  const Space s = space_of(op, x, q, center, num_nodes, order, false);
+  space_of(op, grad, q, center, num_nodes, order, true);
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": expected a gradient in the dtype of x");
+  check_same_device(op, x, grad, inverse, q, center, num_nodes);
+  need_center = need_center && center;
+  const bool any = grad.numel() > 0;
+  const auto made = [&](const Tensor& like, const std::vector<int64_t>& sizes) {
+    return any ? empty(like, sizes) : zeros(like, sizes);
+  };
+  Tensor grad_x = need_x ? made(x, sizes_of(s, false)) : empty(x, {0});
+  Tensor grad_q = need_q ? made(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});
+  Tensor grad_center = need_center ? made(q, {s.b, s.centers, s.d}) : empty(q, {0});
+  if (!any || !(need_x || need_q || need_center)) return {grad_x, grad_q, grad_center};
+  const bool sums = need_q || need_center;
+  compute_switch(q.scalar_type(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false);
+      const int64_t width = D * D + (ORDER == 1 ? D : 0);
+      Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
+      launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a,
+             numbers(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
+      if (sums)
+        finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
+                            empty(q, {0}));
+    });
+    if (!done) turn_lines_backward<T>(s, grad, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center);
+  });
+  return {grad_x, grad_q, grad_center};
+}
+
+static Tensor rotate(Tensor x, Tensor q, OptionalTensor center, OptionalTensor num_nodes, int64_t order) {
+  return launch_rotate("rotate", x, std::nullopt, q, center, num_nodes, order, false);
+}
+
+static std::tuple<Tensor, Tensor, Tensor> rotate_backward(OptionalTensor grad_y, Tensor x, Tensor q,
+                                                          OptionalTensor center, OptionalTensor num_nodes,
+                                                          int64_t order, int64_t needs) {
+  return launch_rotate_backward("rotate_backward", grad_y, x, std::nullopt, q, center, num_nodes, order, needs & 1,
+                                needs & 2, needs & 4);
+}
+
+}  // namespace lps::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(lps_kernels, CUDA, m) {
+  m.impl("rotate", TORCH_BOX(&lps::cuda::rotate));
+  m.impl("rotate_backward", TORCH_BOX(&lps::cuda::rotate_backward));
+}

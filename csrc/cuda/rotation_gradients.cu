@@ -1,0 +1,93 @@
+// A warp a sample: adds up its tiles in order, then what samples share is added up in order of the samples.
+#include "cuda/gram_schmidt_large.cuh"
+#include "cuda/rotation_gradients.cuh"
+
+namespace lps::cuda {
+
+constexpr int kFinishThreads = 256;
+
+template <class T>
+struct Finish {
+  T *grad_q, *grad_center, *grad_weights, *partial;
+  const T *q, *center, *weights;
+  int64_t k, d, tiles, width, order, centers;
+  bool forward, mean;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kFinishThreads) rotation_gradients_kernel(Finish<T> a) {
+  const int64_t b = blockIdx.x, square = a.d * a.d;
+  const int lane = threadIdx.x % kWarp;
+  const T share = a.mean ? T(1) / static_cast<T>(a.k) : T(1);
+  for (int64_t sample = threadIdx.x / kWarp; sample < a.k; sample += kFinishThreads / kWarp) {
+    const int64_t row = b * a.k + sample;
+    T* const parts = a.partial + row * a.tiles * a.width;  // the first receives the sums
+    const T* const q = a.q + row * square;
+    const T w = a.weights != nullptr ? a.weights[row] : share;
+    T along = 0;
+    for (int64_t e = lane; e < a.width; e += kWarp) {
+      T sum = parts[e];
+      for (int64_t tile = 1; tile < a.tiles; ++tile) sum += parts[tile * a.width + e];
+      parts[e] = sum;
+      if (e < square && a.grad_q != nullptr) a.grad_q[row * square + e] = w * sum;
+      if (e < square) {
+        along += sum * q[e] / static_cast<T>(a.order);
+      } else if (a.center != nullptr) {
+        along += sum * a.center[(a.centers == 1 ? b : row) * a.d + e - square];
+      }
+    }
+    along = warp_sum(along);
+    if (a.grad_weights != nullptr && lane == 0) a.grad_weights[row] = along;
+    if (a.grad_center == nullptr) continue;
+    __syncwarp();
+    // In place of the matrix, which nobody wants any more.
+    for (int64_t e = lane; e < a.d; e += kWarp) {
+      T to_center = w * parts[square + e];
+      if (a.forward) {
+        to_center = 0;
+        for (int64_t i = 0; i < a.d; ++i) to_center -= q[e * a.d + i] * parts[square + i];
+      }
+      parts[e] = to_center;
+      if (a.centers != 1) a.grad_center[row * a.d + e] = to_center;
+    }
+  }
+  if (a.grad_center == nullptr || a.centers != 1) return;
+  __syncthreads();
+  for (int64_t e = threadIdx.x; e < a.d; e += kFinishThreads) {
+    T sum = 0;
+    for (int64_t sample = 0; sample < a.k; ++sample) sum += a.partial[(b * a.k + sample) * a.tiles * a.width + e];
+    a.grad_center[b * a.d + e] = sum;
+  }
+}
+
+template <class T>
+void finish_gradients(const Space& s, const Tensor& partial, int64_t tiles, int64_t width, const Tensor& q,
+                      const OptionalTensor& center, const OptionalTensor& weights, bool forward, bool mean,
+                      const Tensor& grad_q, const Tensor& grad_center, const Tensor& grad_weights) {
+  const auto wanted = [](const Tensor& x) { return x.numel() > 0 ? out<T>(x) : nullptr; };
+  const Finish<T> a{wanted(grad_q),
+                    wanted(grad_center),
+                    wanted(grad_weights),
+                    out<T>(partial),
+                    in<T>(q),
+                    in<T>(center),
+                    in<T>(weights),
+                    s.k,
+                    s.d,
+                    tiles,
+                    width,
+                    s.order,
+                    s.centers,
+                    forward,
+                    mean};
+  launch("rotation_gradients_kernel", rotation_gradients_kernel<T>, q, s.b, kFinishThreads, 0, a);
+}
+
+template void finish_gradients<float>(const Space&, const Tensor&, int64_t, int64_t, const Tensor&,
+                                      const OptionalTensor&, const OptionalTensor&, bool, bool, const Tensor&,
+                                      const Tensor&, const Tensor&);
+template void finish_gradients<double>(const Space&, const Tensor&, int64_t, int64_t, const Tensor&,
+                                       const OptionalTensor&, const OptionalTensor&, bool, bool, const Tensor&,
+                                       const Tensor&, const Tensor&);
+
+}  // namespace lps::cuda
