@@ -28,11 +28,10 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
       const int64_t row = part.b * a.k + sample, here = (sample - part.first) % kSamples;
       if (here == 0) held.read(a, part.b, sample, part.last, part.lane);
       if (a.order == nullptr) {
-        typed<T>(y, [&](const auto* at) { tile.load(at + row * size, count, v); });
+        tile.load(y, row * size, count, v);
       } else {
-        int64_t source[Nodes::kItems];
-        tile.ordered(a.order + row * a.n, count, source);
-        typed<T>(y, [&](const auto* at) { tile.gather(at + row * size, source, v); });
+        bool live[Nodes::kItems];
+        tile.gather(y, row * size, a.order + row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<true>(here, m);
@@ -45,7 +44,7 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
 #pragma unroll
         for (int e = 0; e < kCount<D, ORDER>; ++e) total[t][e] = mean ? total[t][e] + w * back[e] : back[e];
       }
-      if (!mean) typed<T>(x, [&](auto* at) { tile.store(at + row * size, count, a.n, total); });
+      if (!mean) tile.store(x, row * size, count, a.n, total);
     }
     if (!mean) continue;
     const T share = a.weights != nullptr ? T(1) : T(1) / static_cast<T>(a.k);
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
 #pragma unroll
       for (int e = 0; e < kCount<D, ORDER>; ++e) total[t][e] *= share;
     }
-    typed<T>(x, [&](auto* at) { tile.store(at + part.b * size, count, a.n, total); });
+    tile.store(x, part.b * size, count, a.n, total);
   }
 }
 
@@ -73,16 +72,15 @@ __global__ void __launch_bounds__(kTileThreads)
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
-    if (mean && a.order == nullptr) typed<T>(grad_x, [&](const auto* at) { tile.load(at + part.b * size, count, g); });
+    if (mean && a.order == nullptr) tile.load(grad_x, part.b * size, count, g);
     held.read(a, part.b, part.first, part.last, part.lane);
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
       if (a.order != nullptr) {
-        int64_t source[Nodes::kItems];
-        tile.ordered(a.order + row * a.n, count, source);
-        typed<T>(grad_x, [&](const auto* at) { tile.gather(at + from, source, g); });
+        bool live[Nodes::kItems];
+        tile.gather(grad_x, from, a.order + row * a.n, count, g, live);
       } else if (!mean) {
-        typed<T>(grad_x, [&](const auto* at) { tile.load(at + from, count, g); });
+        tile.load(grad_x, from, count, g);
       }
       T m[D * D];
       if (grad_y.at != nullptr) {
@@ -94,10 +92,10 @@ __global__ void __launch_bounds__(kTileThreads)
 #pragma unroll
           for (int e = 0; e < kCount<D, ORDER>; ++e) v[t][e] *= w;
         }
-        typed<T>(grad_y, [&](auto* at) { tile.store(at + row * size, count, a.n, v); });
+        tile.store(grad_y, row * size, count, a.n, v);
       }
       if (partial == nullptr) continue;
-      typed<T>(y, [&](const auto* at) { tile.load(at + row * size, count, v); });
+      tile.load(y, row * size, count, v);
       held.template matrix<true>(sample - part.first, m);
       T sums[width] = {};
 #pragma unroll

@@ -20,18 +20,14 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v;
-    if (a.order == nullptr) typed<T>(x, [&](const auto* at) { tile.load(at + part.b * size, count, v); });
+    if (a.order == nullptr) tile.load(x, part.b * size, count, v);
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample;
       bool live[Nodes::kItems];
 #pragma unroll
       for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
       if (a.order != nullptr) {
-        int64_t source[Nodes::kItems];
-        tile.ordered(a.order + row * a.n, count, source);
-        typed<T>(x, [&](const auto* at) { tile.gather(at + part.b * size, source, v); });
-#pragma unroll
-        for (int t = 0; t < Nodes::kItems; ++t) live[t] = source[t] >= 0;
+        tile.gather(x, part.b * size, a.order + row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<false>(sample - part.first, m);
@@ -45,7 +41,7 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
         if (center != nullptr && live[t]) shift<D>(u, center, T(-1));
         turn<D, ORDER>(m, u, turned[t]);
       }
-      typed<T>(y, [&](auto* at) { tile.store(at + row * size, count, a.n, turned); });
+      tile.store(y, row * size, count, a.n, turned);
     }
   }
 }
@@ -65,7 +61,7 @@ __global__ void __launch_bounds__(kTileThreads)
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, g, total;
-    if (partial != nullptr) typed<T>(x, [&](const auto* at) { tile.load(at + part.b * size, count, v); });
+    if (partial != nullptr) tile.load(x, part.b * size, count, v);
 #pragma unroll
     for (int t = 0; t < Nodes::kItems; ++t) {
 #pragma unroll
@@ -75,11 +71,10 @@ __global__ void __launch_bounds__(kTileThreads)
       const int64_t row = part.b * a.k + sample, here = sample % kSamples;
       if (here == 0) held.read(a, part.b, sample, a.k, part.lane);
       if (a.order == nullptr) {
-        typed<T>(grad_y, [&](const auto* at) { tile.load(at + row * size, count, g); });
+        tile.load(grad_y, row * size, count, g);
       } else {
-        int64_t source[Nodes::kItems];
-        tile.ordered(a.order + row * a.n, count, source);
-        typed<T>(grad_y, [&](const auto* at) { tile.gather(at + row * size, source, g); });
+        bool live[Nodes::kItems];
+        tile.gather(grad_y, row * size, a.order + row * a.n, count, g, live);
       }
       T m[D * D];
       if (grad_x.at != nullptr) {
@@ -109,9 +104,7 @@ __global__ void __launch_bounds__(kTileThreads)
       }
       write_sums<width>(sums, partial + (row * a.tiles + index) * width, part.lane);
     }
-    if (grad_x.at != nullptr) {
-      typed<T>(grad_x, [&](auto* at) { tile.store(at + part.b * size, count, a.n, total); });
-    }
+    if (grad_x.at != nullptr) tile.store(grad_x, part.b * size, count, a.n, total);
   }
 }
 

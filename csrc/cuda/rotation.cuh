@@ -148,22 +148,28 @@ __device__ __forceinline__ void add_gradient(const T (&m)[D * D], const T (&x)[k
   }
 }
 
-// to[i] = the sum over lanes of v[i]: each step halves how many sums a lane holds and doubles over how many lanes.
+// Each step halves how many sums a lane holds and doubles over how many lanes they run.
+template <int HALF, class T, int N>
+__device__ __forceinline__ void halve_sums(T (&held)[N], int lane) {
+  if constexpr (HALF > 0) {
+    const bool upper = lane & HALF;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+      const T kept = upper ? held[i + HALF] : held[i], sent = upper ? held[i] : held[i + HALF];
+      held[i] = kept + __shfl_xor_sync(kAll, sent, HALF);
+    }
+    halve_sums<HALF / 2>(held, lane);
+  }
+}
+
+// to[i] = the sum over lanes of v[i].
 template <int WIDTH, class T>
 __device__ __forceinline__ void write_sums(const T (&v)[WIDTH], T* to, int lane) {
   constexpr int padded = WIDTH <= 4 ? 4 : WIDTH <= 8 ? 8 : WIDTH <= 16 ? 16 : 32;
   T held[padded];
 #pragma unroll
-  for (int i = 0; i < padded; ++i) held[i] = i < WIDTH ? v[i] : T(0);
-#pragma unroll
-  for (int half = padded / 2; half > 0; half /= 2) {
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const bool upper = lane & half;
-      const T kept = upper ? held[i + half] : held[i], sent = upper ? held[i] : held[i + half];
-      held[i] = kept + __shfl_xor_sync(kAll, sent, half);
-    }
-  }
+  for (int i = 0; i < padded; ++i) held[i] = i < WIDTH ? v[i < WIDTH ? i : 0] : T(0);
+  halve_sums<padded / 2>(held, lane);
 #pragma unroll
   for (int apart = padded; apart < kWarp; apart *= 2) held[0] += __shfl_xor_sync(kAll, held[0], apart);
   if (lane < WIDTH) to[lane] = held[0];

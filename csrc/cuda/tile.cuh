@@ -12,27 +12,28 @@ constexpr int kTileThreads = kTileWarps * kWarp;
 // the tile, some whole nodes, lies in order.
 constexpr int64_t kWide = 32;
 
-// `COUNT` space entries. A tile is kItems times 32 lanes: for vectors enough that what its ends share with other tiles,
-// and the matrix, are little beside it.
+// A tile is kItems times 32 lanes with COUNT numbers each: for vectors 128 bytes an entry, enough that what its ends
+// share with other tiles, and the matrix, are little beside it.
 template <class T, int COUNT>
 struct Tile {
-  static constexpr int kItems = COUNT <= 4 ? 4 : 1, kLanes = kItems * kWarp, kSteps = kItems * COUNT;
+  static constexpr int kItems = COUNT <= 4 ? 16 / sizeof(T) : 1, kLanes = kItems * kWarp, kSteps = kItems * COUNT;
   // An even count would bring lanes to the same banks: a gap every 128 bytes spreads them.
   static constexpr int kGap = COUNT % 2 == 0 ? 128 / sizeof(T) : 1 << 30;
   static constexpr int kNumbers = kSteps * kWarp + kSteps * kWarp / kGap;
   using Entries = T[kItems][COUNT];
+  using Places = int64_t[kItems];
+  static constexpr int kAlways = COUNT * kWarp;
 
   T* const buffer;  // (kNumbers,) shared, the warp's own
   const int64_t c;
   const int lane;
-  int nodes;             // whole ones of the tile; 0 where lanes read directly
-  int64_t first;         // node
-  int64_t node[kItems];  // of the row, beyond all where there is none
-  int64_t at[kItems];    // where its first entry lies in the row
+  int nodes;      // whole ones of the tile; 0 where lanes read directly
+  int64_t first;  // node
+  Places node;    // of the row, beyond all where there is none
+  Places at;      // where its first entry lies in the row
 
-  static __host__ __device__ int64_t tiles(int64_t n, int64_t c) {
-    const int64_t work = c >= kWide ? n * c : n, each = c >= kWide ? kLanes : kLanes / c;
-    return (work + each - 1) / each;
+  static int64_t tiles(int64_t n, int64_t c) {
+    return c >= kWide ? blocks(n * c, kLanes) : blocks(n, kLanes / c);
   }
 
   __device__ Tile(T* buffer, int64_t index, int64_t c) : buffer(buffer), c(c), lane(threadIdx.x % kWarp) {
@@ -58,30 +59,44 @@ struct Tile {
   __device__ int local(int t, int e) const {
     return padded(static_cast<int>(at[t] - first * COUNT * c) + e * static_cast<int>(c));
   }
-  // Numbers of the tile before node `end` of the row.
-  __device__ int size(int64_t end) const {
-    const int64_t left = end - first;
-    return static_cast<int>(left < 0 ? 0 : left < nodes ? left : nodes) * COUNT * static_cast<int>(c);
-  }
 
-  // Entries of nodes before `count`, zero of others.
-  template <class S>
-  __device__ void load(const S* row, int64_t count, Entries& v) const {
-    if (nodes == 0) {
+  // What a lane reads or writes: numbers from base[t] on, `stride` apart, below limit[t] of it. In order where the tile
+  // passes through shared memory, else its own.
+  struct Run {
+    Places base;
+    int limit[kItems];  // entry e is there where e * kWarp is below
+    int64_t stride;
+  };
+  __device__ Run run(int64_t end) const {
+    Run r;
+    r.stride = nodes > 0 ? kWarp : c;
+    const int64_t left = end > first ? end - first : 0, whole = left < nodes ? left : nodes;
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int before = t * COUNT * kWarp + lane;
+      r.base[t] = nodes > 0 ? first * COUNT * c + before : at[t];
+      r.limit[t] = nodes > 0 ? static_cast<int>(whole * COUNT * c) - before : node[t] < end ? kAlways : 0;
+    }
+    return r;
+  }
+  __device__ void read(const Numbers& x, int64_t offset, const Run& r, Entries& v) const {
+    typed<T>(x, [&](const auto* from) {
 #pragma unroll
       for (int t = 0; t < kItems; ++t) {
 #pragma unroll
-        for (int e = 0; e < COUNT; ++e) v[t][e] = node[t] < count ? static_cast<T>(row[at[t] + e * c]) : T(0);
+        for (int e = 0; e < COUNT; ++e) {
+          v[t][e] = e * kWarp < r.limit[t] ? static_cast<T>(from[offset + r.base[t] + e * r.stride]) : T(0);
+        }
       }
-      return;
-    }
-    const S* const from = row + first * COUNT * c;
-    const int end = size(count);
-    T held[kSteps];
+    });
+  }
+
+  // Entries of nodes before `count`, zero of others, of the row that begins at offset.
+  __device__ void load(const Numbers& x, int64_t offset, int64_t count, Entries& v) const {
+    read(x, offset, run(count), v);
+    if (nodes == 0) return;
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) held[s] = s * kWarp + lane < end ? static_cast<T>(from[s * kWarp + lane]) : T(0);
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) buffer[padded(s * kWarp + lane)] = held[s];
+    for (int s = 0; s < kSteps; ++s) buffer[padded(s * kWarp + lane)] = v[s / COUNT][s % COUNT];
     __syncwarp();
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
@@ -91,54 +106,50 @@ struct Tile {
     __syncwarp();
   }
 
-  // Undoes load, with zeros from node `count` to node n.
-  template <class S>
-  __device__ void store(S* row, int64_t count, int64_t n, const Entries& v) const {
-    if (nodes == 0) {
-#pragma unroll
-      for (int t = 0; t < kItems; ++t) {
-#pragma unroll
-        for (int e = 0; e < COUNT; ++e) {
-          if (node[t] < n) row[at[t] + e * c] = static_cast<S>(node[t] < count ? v[t][e] : T(0));
-        }
-      }
-      return;
-    }
+  // Undoes load, with zeros from node `count` to node n; v is lost.
+  __device__ void store(const Numbers& x, int64_t offset, int64_t count, int64_t n, Entries& v) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
 #pragma unroll
       for (int e = 0; e < COUNT; ++e) {
-        if (node[t] < n) buffer[local(t, e)] = node[t] < count ? v[t][e] : T(0);
+        if (node[t] >= count) v[t][e] = T(0);
+        if (nodes > 0 && node[t] < n) buffer[local(t, e)] = v[t][e];
       }
     }
-    __syncwarp();
-    S* const to = row + first * COUNT * c;
-    const int end = size(n);
+    if (nodes > 0) {
+      __syncwarp();
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      if (s * kWarp + lane < end) to[s * kWarp + lane] = static_cast<S>(buffer[padded(s * kWarp + lane)]);
+      for (int s = 0; s < kSteps; ++s) v[s / COUNT][s % COUNT] = buffer[padded(s * kWarp + lane)];
+      __syncwarp();
     }
-    __syncwarp();
+    const Run r = run(n);
+    typed<T>(x, [&](auto* to) {
+#pragma unroll
+      for (int t = 0; t < kItems; ++t) {
+#pragma unroll
+        for (int e = 0; e < COUNT; ++e) {
+          if (e * kWarp < r.limit[t]) {
+            to[offset + r.base[t] + e * r.stride] = static_cast<std::remove_reference_t<decltype(*to)>>(v[t][e]);
+          }
+        }
+      }
+    });
   }
 
-  // The nodes that an order (n,) names in place of the tile's; -1 where that is padding or no node at all.
-  __device__ void ordered(const int64_t* order, int64_t count, int64_t (&source)[kItems]) const {
+  // Entries of the nodes that an order (n,) names in place of the tile's; zero where that is padding or no node at all,
+  // for which live says false.
+  __device__ void gather(const Numbers& x, int64_t offset, const int64_t* order, int64_t count, Entries& v,
+                         bool (&live)[kItems]) const {
+    Run r;
+    r.stride = c;
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
       const int64_t found = node[t] < count ? order[node[t]] : -1;
-      source[t] = found < count ? found : -1;
+      live[t] = found >= 0 && found < count;
+      r.base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
+      r.limit[t] = live[t] ? kAlways : 0;
     }
-  }
-
-  // Entries of those nodes, zero where there is none.
-  template <class S>
-  __device__ void gather(const S* row, const int64_t (&source)[kItems], Entries& v) const {
-#pragma unroll
-    for (int t = 0; t < kItems; ++t) {
-      const S* const from = row + (source[t] - node[t]) * COUNT * c + at[t];
-#pragma unroll
-      for (int e = 0; e < COUNT; ++e) v[t][e] = source[t] >= 0 ? static_cast<T>(from[e * c]) : T(0);
-    }
+    read(x, offset, r, v);
   }
 };
 
