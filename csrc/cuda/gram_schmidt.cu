@@ -9,7 +9,7 @@ namespace lps::cuda {
 template <class Team, class N>
 __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
     gram_schmidt_backward_large_kernel(const Real<N>* grad, Numbers v, const Real<N>* q, const bool* degenerate,
-                                       int64_t b, Workspace<N> work, Numbers grad_v, char* scratch) {
+                                       int64_t b, MatrixSpace<N> work, Numbers grad_v, char* scratch) {
   using T = Real<N>;
   extern __shared__ __align__(16) char memory[];
   const Team team(memory);
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
   team.sync();
   typed<T>(grad_v, [&](auto* at) {
     for (int e = team.lane; e < g.entries(); e += team.size()) {
-      at[first + e] = static_cast<std::remove_reference_t<decltype(*at)>>(g.entry(e));
+      at[first + e] = static_cast<Pointee<decltype(at)>>(g.entry(e));
     }
   });
 }
@@ -110,10 +110,10 @@ std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
   Tensor q = empty(v, std::vector<int64_t>(v.sizes().begin(), v.sizes().end()), compute_dtype(v.scalar_type()));
   Tensor degenerate = empty(v, {b, m}, ScalarType::Bool);
   if (b == 0 || m == 0) return {q, degenerate};
-  compute_switch(v.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_numbers<T>(complex, [&](auto number) {
-      using N = typename decltype(number)::type;
+  compute_switch(v.scalar_type(), "gram_schmidt", [&](auto number) {
+    using T = decltype(number);
+    with_numbers<T>(complex, [&](auto entry) {
+      using N = typename decltype(entry)::type;
       constexpr int64_t small = std::is_same_v<N, T> ? kSmall : kSmallComplex;
       if (d <= small) {
         return small_switch(d, m, [&](auto D, auto M) {
@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
           }
         });
       }
-      const Workspace<N> work(d, m, special ? 2 : 1);
+      const MatrixSpace<N> work(d, m, special ? 2 : 1);
       with_team(v, work, b, [&](auto team, int64_t grid, int threads, size_t shared, char* scratch) {
         launch("gram_schmidt_large_kernel", gram_schmidt_large_kernel<typename decltype(team)::type, N, GivenMatrices>,
                v, grid, threads, shared, GivenMatrices{numbers(v)}, b, work, special, out<T>(q), out<bool>(degenerate),
@@ -150,10 +150,10 @@ Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bo
   check_same_device("gram_schmidt_backward", v, grad, q, degenerate);
   Tensor grad_v = empty(v, sizes);
   if (b == 0 || m == 0) return grad_v;
-  compute_switch(v.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_numbers<T>(v.dim() == 4, [&](auto number) {
-      using N = typename decltype(number)::type;
+  compute_switch(v.scalar_type(), "gram_schmidt_backward", [&](auto number) {
+    using T = decltype(number);
+    with_numbers<T>(v.dim() == 4, [&](auto entry) {
+      using N = typename decltype(entry)::type;
       constexpr int64_t small = std::is_same_v<N, T> ? kSmall : kSmallComplex;
       if (d <= small) {
         return small_switch(d, m, [&](auto D, auto M) {
@@ -164,7 +164,7 @@ Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bo
           }
         });
       }
-      const Workspace<N> work(d, m, 3);
+      const MatrixSpace<N> work(d, m, 3);
       with_team(v, work, b, [&](auto team, int64_t grid, int threads, size_t shared, char* scratch) {
         launch("gram_schmidt_backward_large_kernel",
                gram_schmidt_backward_large_kernel<typename decltype(team)::type, N>, v, grid, threads, shared,

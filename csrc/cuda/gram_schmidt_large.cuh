@@ -3,8 +3,8 @@
 #pragma once
 
 #include "core/gram_schmidt.h"
-#include "cuda/numbers.cuh"
 #include "cuda/team.cuh"
+#include "cuda/typed.cuh"
 
 namespace lps::cuda {
 
@@ -186,10 +186,10 @@ struct Columns {
 
 // Shared memory, or global where that is too little, that a team's matrices take, and where each part begins.
 template <class N>
-struct Workspace {
+struct MatrixSpace {
   int d, m, length, matrices;
 
-  Workspace(int64_t d, int64_t m, int matrices)
+  MatrixSpace(int64_t d, int64_t m, int matrices)
       : d(static_cast<int>(d)), m(static_cast<int>(m)), length(static_cast<int>(d | 1)), matrices(matrices) {}
   // The matrices, then two vectors.
   __host__ __device__ size_t numbers() const {
@@ -212,7 +212,7 @@ struct Workspace {
 
 template <class Team, class N, class Source>
 __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
-    gram_schmidt_large_kernel(Source source, int64_t b, Workspace<N> work, bool special, Real<N>* q, bool* degenerate,
+    gram_schmidt_large_kernel(Source source, int64_t b, MatrixSpace<N> work, bool special, Real<N>* q, bool* degenerate,
                               char* scratch) {
   extern __shared__ __align__(16) char memory[];
   const Team team(memory);
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
 
 // kernel over b matrices by the team that suits them; with_team(type of team, threads, shared memory, scratch).
 template <class N, class Body>
-void with_team(const Tensor& like, const Workspace<N>& work, int64_t b, const Body& body) {
+void with_team(const Tensor& like, const MatrixSpace<N>& work, int64_t b, const Body& body) {
   const size_t bytes = work.bytes();
   if (work.d <= kWarpMatrix) {
     const int teams = static_cast<int>(std::clamp<size_t>(kPlainShared / bytes, 1, 4));

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/gram_schmidt.h"
-#include "cuda/numbers.cuh"
+#include "cuda/typed.cuh"
 
 namespace lps::cuda {
 

@@ -27,11 +27,11 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample, here = (sample - part.first) % kSamples;
       if (here == 0) held.read(a, part.b, sample, part.last, part.lane);
-      if (a.order == nullptr) {
+      if (!a.order.given()) {
         tile.load(y, row * size, count, v);
       } else {
         bool live[Nodes::kItems];
-        tile.gather(y, row * size, a.order + row * a.n, count, v, live);
+        tile.gather(y, row * size, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<true>(here, m);
@@ -72,18 +72,18 @@ __global__ void __launch_bounds__(kTileThreads)
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
-    if (mean && a.order == nullptr) tile.load(grad_x, part.b * size, count, g);
+    if (mean && !a.order.given()) tile.load(grad_x, part.b * size, count, g);
     held.read(a, part.b, part.first, part.last, part.lane);
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
-      if (a.order != nullptr) {
+      if (a.order.given()) {
         bool live[Nodes::kItems];
-        tile.gather(grad_x, from, a.order + row * a.n, count, g, live);
+        tile.gather(grad_x, from, a.order, row * a.n, count, g, live);
       } else if (!mean) {
         tile.load(grad_x, from, count, g);
       }
       T m[D * D];
-      if (grad_y.at != nullptr) {
+      if (grad_y.data != nullptr) {
         held.template matrix<false>(sample - part.first, m);
         const T w = !mean ? T(1) : a.weights != nullptr ? a.weights[row] : T(1) / static_cast<T>(a.k);
 #pragma unroll
@@ -130,8 +130,8 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
   if (x.numel() == 0) return x;
   // The mean of no samples is NaN, at padding too.
   const OptionalTensor nodes = s.k > 0 ? num_nodes : OptionalTensor();
-  compute_switch(q.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+  compute_switch(y.scalar_type(), op, [&](auto number) {
+    using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a), 0,
@@ -168,14 +168,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   const bool sums = need.q || need_center || need_weights;
   if (!any || !(need.y || sums)) return {grad_y, grad_q, grad_center, grad_weights};
   if (!mean) weights = std::nullopt;
-  compute_switch(wide, [&](auto type) {
-    using T = typename decltype(type)::type;
+  compute_switch(y.scalar_type(), op, [&](auto number) {
+    using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("inverse_rotate_mean_backward_kernel", inverse_rotate_mean_backward_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of(a), 0, a, numbers(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(y), mean);
+             threads_of(a), 0, a, wanted(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(y), mean);
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, center, weights, false, mean, grad_q, grad_center,
                             grad_weights);

@@ -72,7 +72,7 @@ static void launch_haar(const Tensor& seed, int64_t rows, int64_t d, bool specia
       }
     });
   }
-  const Workspace<N> work(d, d, special ? 2 : 1);
+  const MatrixSpace<N> work(d, d, special ? 2 : 1);
   with_team(q, work, rows, [&](auto team, int64_t grid, int threads, size_t shared, char* scratch) {
     launch("random_orthogonal_kernel", gram_schmidt_large_kernel<typename decltype(team)::type, N, DrawnMatrices>, q,
            grid, threads, shared, DrawnMatrices{in<int64_t>(seed)}, rows, work, special, out<T>(q), degenerate,
@@ -90,8 +90,8 @@ Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool spec
   if (unitary) sizes.push_back(2);
   Tensor q = empty(seed, sizes, wide ? ScalarType::Double : ScalarType::Float);
   if (q.numel() == 0) return q;
-  compute_switch(q.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+  compute_switch(q.scalar_type(), "random_orthogonal", [&](auto number) {
+    using T = decltype(number);
     unitary ? launch_haar<T, Complex<T>>(seed, b * k, d, false, q) : launch_haar<T, T>(seed, b * k, d, special, q);
   });
   return q;

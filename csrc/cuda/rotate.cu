@@ -20,14 +20,14 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v;
-    if (a.order == nullptr) tile.load(x, part.b * size, count, v);
+    if (!a.order.given()) tile.load(x, part.b * size, count, v);
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample;
       bool live[Nodes::kItems];
 #pragma unroll
       for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
-      if (a.order != nullptr) {
-        tile.gather(x, part.b * size, a.order + row * a.n, count, v, live);
+      if (a.order.given()) {
+        tile.gather(x, part.b * size, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<false>(sample - part.first, m);
@@ -70,14 +70,14 @@ __global__ void __launch_bounds__(kTileThreads)
     for (int64_t sample = 0; sample < a.k; ++sample) {
       const int64_t row = part.b * a.k + sample, here = sample % kSamples;
       if (here == 0) held.read(a, part.b, sample, a.k, part.lane);
-      if (a.order == nullptr) {
+      if (!a.order.given()) {
         tile.load(grad_y, row * size, count, g);
       } else {
         bool live[Nodes::kItems];
-        tile.gather(grad_y, row * size, a.order + row * a.n, count, g, live);
+        tile.gather(grad_y, row * size, a.order, row * a.n, count, g, live);
       }
       T m[D * D];
-      if (grad_x.at != nullptr) {
+      if (grad_x.data != nullptr) {
         held.template matrix<true>(here, m);
 #pragma unroll
         for (int t = 0; t < Nodes::kItems; ++t) {
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kTileThreads)
       }
       write_sums<width>(sums, partial + (row * a.tiles + index) * width, part.lane);
     }
-    if (grad_x.at != nullptr) tile.store(grad_x, part.b * size, count, a.n, total);
+    if (grad_x.data != nullptr) tile.store(grad_x, part.b * size, count, a.n, total);
   }
 }
 
@@ -115,8 +115,8 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
   check_same_device(op, x, perm, q, center, num_nodes);
   Tensor y = empty(x, sizes_of(s, true), wide ? q.scalar_type() : x.scalar_type());
   if (y.numel() == 0) return y;
-  compute_switch(q.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+  compute_switch(x.scalar_type(), op, [&](auto number) {
+    using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true);
       launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a, numbers(y),
@@ -148,14 +148,14 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   Tensor grad_center = need_center ? made(q, {s.b, s.centers, s.d}) : empty(q, {0});
   if (!any || !(need_x || need_q || need_center)) return {grad_x, grad_q, grad_center};
   const bool sums = need_q || need_center;
-  compute_switch(q.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+  compute_switch(x.scalar_type(), op, [&](auto number) {
+    using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a,
-             numbers(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
+             wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
                             empty(q, {0}));

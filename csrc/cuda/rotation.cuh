@@ -16,7 +16,8 @@ constexpr int kCount = ORDER == 1 ? D : D * D;
 template <class T>
 struct Turn {
   const T *q, *center, *weights;
-  const int64_t *order, *num_nodes;
+  Order order;
+  const int64_t* num_nodes;
   int64_t n, k, c, centers, tiles, tiles_of_block, chunks, samples;
 };
 
@@ -206,7 +207,7 @@ Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const
   return {in<T>(q),
           in<T>(center),
           in<T>(weights),
-          in<int64_t>(order),
+          order_of(order),
           in<int64_t>(num_nodes),
           s.n,
           s.k,

@@ -1,9 +1,9 @@
 // Features are seen as (b, k or nothing, lines, d, c): a line is a node for vectors and for the first axis of tensors,
 // whose other axis counts as channels then, and one of d lines of a node for the second. So one product and one sum of
 // outer products serve both directions and both orders; tensors take a launch for each axis.
-#include "cuda/numbers.cuh"
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
+#include "cuda/tile.cuh"
 
 namespace lps::cuda {
 
@@ -14,7 +14,8 @@ template <class T>
 struct Lines {
   Numbers x;
   const T* before;  // the center that is subtracted
-  const int64_t *order, *num_nodes;
+  Order order;
+  const int64_t* num_nodes;
   int64_t n, k, d, c, per, centers;
   bool each;  // x has samples
 
@@ -22,7 +23,7 @@ struct Lines {
   __device__ int64_t source(int64_t lane, int64_t row) const {
     const int64_t b = row / k, count = count_nodes(num_nodes, b, n), line = lane / c, node = line / per;
     if (node >= count) return -1;
-    const int64_t found = order == nullptr ? node : order[row * n + node];
+    const int64_t found = order.given() ? order.at(row * n + node) : node;
     if (found < 0 || found >= count) return -1;
     return ((each ? row : b) * n * per + found * per + line % per) * d * c + lane % c;
   }
@@ -113,8 +114,7 @@ __global__ void __launch_bounds__(kLineThreads) line_product_kernel(Product<T> a
       const int64_t target = part * kSide + column;
       if (line >= l.n * l.per || target >= l.d) continue;
       const T value = line / l.per < count ? values[column][own] : T(0);
-      at[((item * l.n * l.per + line) * l.d + target) * l.c + channel] =
-          static_cast<std::remove_reference_t<decltype(*at)>>(value);
+      at[((item * l.n * l.per + line) * l.d + target) * l.c + channel] = static_cast<Pointee<decltype(at)>>(value);
     }
   });
 }
@@ -175,7 +175,7 @@ struct Axis {
   int64_t per, c;
 
   Lines<T> lines(const Tensor& x, bool each, const OptionalTensor& order, const OptionalTensor& before) const {
-    return {numbers(x), in<T>(before), in<int64_t>(order), in<int64_t>(nodes), s.n, s.k, s.d, c, per, s.centers, each};
+    return {numbers(x), in<T>(before), order_of(order), in<int64_t>(nodes), s.n, s.k, s.d, c, per, s.centers, each};
   }
   struct Last {
     OptionalTensor after, weights;

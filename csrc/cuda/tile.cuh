@@ -1,8 +1,8 @@
 // Nodes of features in the registers of a warp: a lane holds all D, or D x D, space entries of a node and a channel.
 #pragma once
 
-#include "cuda/numbers.cuh"
 #include "cuda/team.cuh"
+#include "cuda/typed.cuh"
 
 namespace lps::cuda {
 
@@ -11,6 +11,25 @@ constexpr int kTileThreads = kTileWarps * kWarp;
 // From this c on runs of channels are long enough to be read entry by entry; fewer pass through shared memory, where
 // the tile, some whole nodes, lies in order.
 constexpr int64_t kWide = 32;
+
+// Which node, or rank, is read in place of each: (b, k, n) of either type, or none.
+struct Order {
+  const int64_t* perm = nullptr;
+  const int32_t* inverse = nullptr;
+
+  __host__ __device__ bool given() const {
+    return perm != nullptr || inverse != nullptr;
+  }
+  __device__ int64_t at(int64_t i) const {
+    return perm != nullptr ? perm[i] : inverse[i];
+  }
+};
+
+inline Order order_of(const OptionalTensor& x) {
+  if (!x) return {};
+  if (x->scalar_type() == ScalarType::Int) return {nullptr, in<int32_t>(x)};
+  return {in<int64_t>(x), nullptr};
+}
 
 // A tile is kItems times 32 lanes with COUNT numbers each: for vectors 128 bytes an entry, enough that what its ends
 // share with other tiles, and the matrix, are little beside it.
@@ -129,22 +148,22 @@ struct Tile {
 #pragma unroll
         for (int e = 0; e < COUNT; ++e) {
           if (e * kWarp < r.limit[t]) {
-            to[offset + r.base[t] + e * r.stride] = static_cast<std::remove_reference_t<decltype(*to)>>(v[t][e]);
+            to[offset + r.base[t] + e * r.stride] = static_cast<Pointee<decltype(to)>>(v[t][e]);
           }
         }
       }
     });
   }
 
-  // Entries of the nodes that an order (n,) names in place of the tile's; zero where that is padding or no node at all,
-  // for which live says false.
-  __device__ void gather(const Numbers& x, int64_t offset, const int64_t* order, int64_t count, Entries& v,
+  // Entries of the nodes that an order names, from `start` on, in place of the tile's; zero where that is padding or no
+  // node at all, for which live says false.
+  __device__ void gather(const Numbers& x, int64_t offset, const Order& order, int64_t start, int64_t count, Entries& v,
                          bool (&live)[kItems]) const {
     Run r;
     r.stride = c;
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      const int64_t found = node[t] < count ? order[node[t]] : -1;
+      const int64_t found = node[t] < count ? order.at(start + node[t]) : -1;
       live[t] = found >= 0 && found < count;
       r.base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
       r.limit[t] = live[t] ? kAlways : 0;
