@@ -248,9 +248,10 @@ void with_team(const Tensor& like, const MatrixSpace<N>& work, int64_t b, const 
     return body(Type<WarpTeam<kWarp>>(), blocks(b, teams), teams * kWarp, teams * bytes, nullptr);
   }
   const int threads = static_cast<int>(std::min<int64_t>(blocks(work.d, kWarp) * kWarp, kMostThreads));
-  const bool fits = kTeamBytes<BlockTeam> + bytes <= most_shared(like);
+  const bool fits = kTeamBytes<BlockTeam<kMostThreads>> + bytes <= most_shared(like);
   Tensor scratch = empty(like, {fits ? 0 : b * static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  body(Type<BlockTeam>(), b, threads, kTeamBytes<BlockTeam> + (fits ? bytes : 0), fits ? nullptr : out<char>(scratch));
+  body(Type<BlockTeam<kMostThreads>>(), b, threads, kTeamBytes<BlockTeam<kMostThreads>> + (fits ? bytes : 0),
+       fits ? nullptr : out<char>(scratch));
 }
 
 }  // namespace lps::cuda
