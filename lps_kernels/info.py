@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ import torch
 
 import lps_kernels
 from lps_kernels import native
-from lps_kernels.op import BACKENDS, HAS_TRITON, INTERPRETS, NAMESPACE, OPS, BackwardOp, Op
+from lps_kernels.op import BACKENDS, INTERPRETS, NAMESPACE, NO_TRITON, OPS, TRITON_VERSION, BackwardOp, Op
 
 # Where a checkout keeps the kernels of a backend, and what names the op there: a registration or a launcher.
 _REGISTRATION, _LAUNCHER = re.compile(r'm\.impl\("(\w+)"'), re.compile(r"^def (\w+)\(", re.MULTILINE)
@@ -44,7 +43,7 @@ def versions() -> dict[str, str]:
         "lps_kernels": lps_kernels.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": importlib.metadata.version("triton") if HAS_TRITON else "not installed",
+        "triton": TRITON_VERSION,
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
@@ -53,8 +52,8 @@ def unavailable(backend: str) -> str:
     """Why no op can run on this backend here; empty where ops can."""
     if backend in ("cpu", "cuda"):
         return native.reason if backend == "cpu" else native.cuda_reason
-    if backend == "triton" and not HAS_TRITON:
-        return "triton is not installed: pip install triton"
+    if backend == "triton" and NO_TRITON:
+        return NO_TRITON
     if not any(op.has_kernel(backend) for op in OPS.values()):
         return f"no {backend} kernels in this build"
     if not torch.cuda.is_available() and not (backend == "triton" and INTERPRETS):

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,8 +31,23 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 
 # Triton's kernels are operators of their own, with the schemas of the others: opaque to torch.compile like them.
 _triton_library = torch.library.Library(f"{NAMESPACE}_triton", "DEF")
-_spec = importlib.util.find_spec("triton")
-HAS_TRITON = _spec is not None and _spec.origin is not None  # a folder of that name is none
+OLDEST_TRITON = (3, 6)
+
+
+def _triton() -> tuple[str, str]:
+    """Triton's version, read without an import, which takes a second; and why its kernels can't run, or nothing."""
+    spec = importlib.util.find_spec("triton")
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    if spec is None or spec.origin is None:  # a folder of that name is none
+        return "not installed", f"triton is not installed: pip install 'triton>={oldest}'"
+    found = re.search(r"__version__ = ['\"]((\d+)\.(\d+)[^'\"]*)", Path(spec.origin).read_text())
+    if found and (int(found[2]), int(found[3])) < OLDEST_TRITON:
+        return found[1], f"triton {found[1]} is too old: pip install -U 'triton>={oldest}'"
+    return found[1] if found else "of unknown version", ""
+
+
+TRITON_VERSION, NO_TRITON = _triton()
+HAS_TRITON = not NO_TRITON
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton then runs its kernels on the CPU, in Python
 
 # A backend: the device type it serves and the dispatch key under which its kernels are registered. Of two that serve
@@ -166,8 +182,8 @@ class Op:
         return name
 
     def _why_not(self, name: str) -> str:
-        missing = native.cuda_reason if name == "cuda" else native.reason if name == "cpu" else ""
-        return missing or "it has no such kernel, see python -m lps_kernels.info"
+        missing = {"cpu": native.reason, "cuda": native.cuda_reason, "triton": NO_TRITON}
+        return missing[name] or "it has no such kernel, see python -m lps_kernels.info"
 
     def __call__(self, *args, backend: str | None = None):
         chosen = self.choose(args[self._first].device.type, backend)

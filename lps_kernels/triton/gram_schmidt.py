@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entries import load_rows, store_rows
 from lps_kernels.triton.large_gram_schmidt import large_backward, large_forward
-from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize, orthonormalize_backward
 
 # Matrices a program and its warps. Four numbers a thread and more would spill the backward of 4 x 4 in float64.
@@ -103,7 +103,7 @@ def gram_schmidt(v: Tensor, special: bool) -> tuple[Tensor, Tensor]:
     with on(v):
         if is_small(d, parts):
             padded = {"PADDED": power_of_two(d * m * parts), "PADDED_M": power_of_two(m), "LANES": LANES}
-            gram_schmidt_kernel[programs(triton.cdiv(b, LANES), "gram_schmidt")](
+            gram_schmidt_kernel[programs(cdiv(b, LANES), "gram_schmidt")](
                 q, degenerate.view(torch.int8), v, b, d, m, parts, special, **limits, **padded,
                 num_warps=WARPS, **OPTIONS,
             )  # fmt: skip
@@ -135,7 +135,7 @@ def gram_schmidt_backward(
     with on(v):
         if is_small(d, parts):
             padded = {"PADDED": power_of_two(d * m * parts), "PADDED_M": power_of_two(m), "LANES": LANES}
-            gram_schmidt_backward_kernel[programs(triton.cdiv(b, LANES), "gram_schmidt_backward")](
+            gram_schmidt_backward_kernel[programs(cdiv(b, LANES), "gram_schmidt_backward")](
                 grad_v, grad_q, v, q, degenerate.view(torch.int8), b, d, m, parts, **padded, num_warps=WARPS, **OPTIONS
             )
         else:

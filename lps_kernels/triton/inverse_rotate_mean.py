@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.rotation_gradients import finish
 from lps_kernels.triton.rotations import (
     SAMPLES,
@@ -179,7 +179,7 @@ def launch_inverse(
         if s.d > SMALL:
             turn_back(s, x, y, q, center, inverse, num_nodes, weights, mean)
             return x
-        chunks, blocks = 1 if mean else triton.cdiv(s.k, SAMPLES), s.blocks()
+        chunks, blocks = 1 if mean else cdiv(s.k, SAMPLES), s.blocks()
         inverse_rotate_mean_kernel[programs(s.b * chunks * blocks, name)](
             x, y, q, center, inverse, num_nodes, weights, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), MEAN=mean,
             **s.lanes(y.element_size()), **OPTIONS,
@@ -228,7 +228,7 @@ def launch_inverse_backward(
             turn_back_backward(s, grad_x, y, q, center, perm, num_nodes, weights, mean, *results)
             return results
         # Two launches where q, center or weights have a gradient: their sums run over blocks of nodes.
-        chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
+        chunks, blocks = cdiv(s.k, SAMPLES), s.blocks()
         sums, totals = need_q or need_center or need_weights, center is not None and (need_center or need_weights)
         width = power_of_two(s.d**2 + s.d if totals else s.d**2)
         partial = q.new_empty(s.b * s.k, blocks, width) if sums else None

@@ -11,7 +11,7 @@ from lps_kernels.triton.entries import store_rows
 from lps_kernels.triton.gram_schmidt import LANES, WARPS, constants, is_small, to_columns, to_entries
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED
 from lps_kernels.triton.large_gram_schmidt import offsets, orthonormalize_tile, tile_of
-from lps_kernels.triton.launch import OPTIONS, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize
 from lps_kernels.triton.philox import normals
 
@@ -68,7 +68,7 @@ def random_orthogonal(seed: Tensor, b: int, k: int, d: int, special: bool, unita
     limits = constants(q.dtype, d)
     with on(seed):
         if is_small(d, parts):
-            random_orthogonal_kernel[programs(triton.cdiv(b * k, LANES), "random_orthogonal")](
+            random_orthogonal_kernel[programs(cdiv(b * k, LANES), "random_orthogonal")](
                 q, seed, b * k, d, parts, special, **limits, PADDED=power_of_two(d * d * parts), LANES=LANES,
                 num_warps=WARPS, **OPTIONS,
             )  # fmt: skip

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.rotation_gradients import finish
 from lps_kernels.triton.rotations import (
     SAMPLES,
@@ -149,7 +149,7 @@ def launch_rotate(
         if s.d > SMALL:
             turn(s, y, x, q, center, perm, num_nodes)
             return y
-        chunks, blocks = triton.cdiv(s.k, SAMPLES), s.blocks()
+        chunks, blocks = cdiv(s.k, SAMPLES), s.blocks()
         rotate_kernel[programs(s.b * chunks * blocks, name)](
             y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1),
             SHARED=s.centers == 1, SAMPLES=SAMPLES, **s.lanes(x.element_size()), **OPTIONS,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import load_rows, pack, store_rows, unpack
-from lps_kernels.triton.launch import compute, power_of_two
+from lps_kernels.triton.launch import cdiv, compute, power_of_two
 
 SMALL = 4  # up to this d the entries of a node and a channel are unrolled
 # Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
@@ -229,7 +229,7 @@ class Space:
 
     def blocks(self) -> int:
         lanes = self.lanes()["LANES"]
-        return triton.cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
+        return cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
 
 
 def space_of(

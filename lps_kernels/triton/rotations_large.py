@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.rotations import Space, nodes_of, ordered
 
 # Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
@@ -143,7 +143,7 @@ class Axis:
         mean=False,
     ) -> Tensor:  # fmt: skip
         s, constants = self.s, self.constants()
-        blocks, parts = triton.cdiv(s.n * self.per * self.c, LANES), triton.cdiv(s.d, constants["COLUMNS"])
+        blocks, parts = cdiv(s.n * self.per * self.c, LANES), cdiv(s.d, constants["COLUMNS"])
         product_kernel[programs((s.b if total else s.b * s.k) * blocks * parts, "rotate")](
             y, x, q, before, after, order, nodes, weights, s.n, s.k, s.d, self.c, self.per, blocks, parts,
             max(s.centers, 1), TRANSPOSE=transpose, EACH=each, SUM=total, MEAN=mean, STEPS=STEPS, **constants,
@@ -152,7 +152,7 @@ class Axis:
 
     def outer(self, found, totals, x, g, each, each_grad, forward, order, nodes, before=None, add=False) -> None:
         s, constants = self.s, self.constants()
-        parts = triton.cdiv(s.d, constants["COLUMNS"])
+        parts = cdiv(s.d, constants["COLUMNS"])
         outer_kernel[programs(s.b * s.k * parts**2, "rotate_backward")](
             found, totals, x, g, before, order, nodes, s.n, s.k, s.d, self.c, self.per, parts, max(s.centers, 1),
             EACH=each, EACH_GRAD=each_grad, FORWARD=forward, ADD=add, **constants,

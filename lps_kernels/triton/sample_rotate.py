@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.gram_schmidt import gram_schmidt, gram_schmidt_backward
-from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.random_orthogonal import random_orthogonal
 from lps_kernels.triton.rotate import rotate, rotate_backward
 from lps_kernels.triton.rotations import nodes_of
@@ -125,7 +125,7 @@ def sample_rotate_backward(
         total = sum(parts[1:], parts[0]) if parts else None
         if total is not None:
             tile = tile_of(d)
-            blocks = triton.cdiv(n * c, tile["LANES"])
+            blocks = cdiv(n * c, tile["LANES"])
             with on(x):
                 centroid_backward_kernel[programs(b * blocks, "sample_rotate_backward")](
                     to_x, total, num_nodes, n, d, c, blocks, **tile, **OPTIONS
