@@ -52,9 +52,9 @@ class VisionEncoder(nn.Module):
             options["pretrained_cfg_overlay"] = {"file": str(weights)}
         with loading(encoder):
             model = timm.create_model(encoder, **options)
-        model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
-        if not hasattr(model, "patch_embed") or not hasattr(model, "blocks"):
+        if not all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens")):
             raise ValueError(f"encoder: expected a ViT or a BEiT, got {encoder!r}")
+        model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
         self.tokens, self.width = model.patch_embed.num_patches, model.num_features
         self.width_in = self.width
         self.keeps_tokens = patch_dropout == 0
