@@ -36,7 +36,7 @@ test-triton: $(VENV)/.triton
 
 # The paper's system, python/lps: models, data and experiments.
 test-lps: build $(VENV_LPS)/.packages
-	$(BIN_LPS)/python -m pytest tests/lps $(PYTEST_ARGS)
+	$(BIN_LPS)/python -m pytest tests/lps python/lps $(PYTEST_ARGS)
 
 build: $(VENV)/.built
 
