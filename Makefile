@@ -21,7 +21,7 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-triton test-lps build bench fuzz sanitize lint format readme wheel docs info clean distclean
+.PHONY: demo test test-triton test-lps build bench bench-lps fuzz sanitize lint format readme wheel docs info clean distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -47,6 +47,10 @@ info: build
 bench: build
 	$(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-json=build/benchmark.json $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.readme --write
+
+# Whole training steps of the paper's settings against the published method.
+bench-lps: build $(VENV_LPS)/.packages
+	$(BIN_LPS)/python -m benchmarks.lps.step --json benchmarks/results/science/steps.json $(BENCH_ARGS)
 
 fuzz: build
 	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzz.py $(PYTEST_ARGS)
