@@ -22,7 +22,8 @@ CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-triton test-lps gpu build bench fuzz sanitize lint format readme wheel docs info clean distclean
+.PHONY: demo test test-triton test-lps gpu build bench bench-lps fuzz sanitize lint format readme wheel docs info clean \
+  distclean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -37,7 +38,7 @@ test-triton: $(VENV)/.triton
 
 # The paper's system, python/lps: models, data and experiments.
 test-lps: build $(VENV_LPS)/.packages
-	$(BIN_LPS)/python -m pytest tests/lps $(PYTEST_ARGS)
+	$(BIN_LPS)/python -m pytest tests/lps python/lps $(PYTEST_ARGS)
 
 build: $(VENV)/.built
 
@@ -53,6 +54,10 @@ bench: build
 # SMALL=1 tests only, at sizes for a simulated device.
 gpu:
 	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
+
+# Whole training steps of the paper's settings against the published method.
+bench-lps: build $(VENV_LPS)/.packages
+	$(BIN_LPS)/python -m benchmarks.lps.step --json benchmarks/results/science/steps.json $(BENCH_ARGS)
 
 fuzz: build
 	LPS_FUZZ_EXAMPLES=$(LPS_FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzz.py $(PYTEST_ARGS)

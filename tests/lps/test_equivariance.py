@@ -102,6 +102,22 @@ def test_particle_models_follow_both_groups(monkeypatch, name):
     torch.testing.assert_close(moved.entropy, y.entropy)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [*GRAPH_MODELS, *PARTICLE_MODELS])
+def test_every_parameter_gets_a_gradient(name, precision):
+    """Which distributed training waits for; under autocast too."""
+    torch.set_default_dtype(torch.float32)
+    graphs = name in GRAPH_MODELS
+    batch = (random_graphs if graphs else random_particles)(dtype=torch.float32)
+    model = graph_model(name) if graphs else particle_model(name)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        out = model(batch, k=4)
+    (out.prediction.float().square().mean() + 0.1 * out.entropy).backward()
+    assert out.prediction.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert sum(p.grad.abs().sum() > 0 for p in model.distribution.parameters()) > 3
+
+
 @pytest.mark.parametrize("name", ["transformer S_n x E(3)", "gnn E(3)", "gnn displacement SE(3)"])
 def test_frame_averages_need_no_noise(name):
     """A whole frame is averaged over, so the prediction itself is equivariant."""

@@ -209,3 +209,21 @@ def test_learning_curves_are_drawn(tmp_path, capsys):
     file.write_text(json.dumps(result) + "\n")
     assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
     assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err
+
+
+def test_exp_compares_distances_of_pairs_with_those_of_copies(monkeypatch):
+    ragged = data.exp_like(6)
+    monkeypatch.setattr(data, "exp", lambda folder: ragged)
+    invariant = nn.Module()
+    invariant.forward = lambda graphs, k: separation_output(graphs)
+    monkeypatch.setattr("lps.experiments.exp.build", lambda config, **sizes: invariant)
+    result = run.run("exp", ["repeats=1"])
+    assert result["median_distances"]["isomorphic_copies"] == 0 < result["median_distances"]["pairs"]
+    assert result["isomorphic_copies_told_apart"] == 0 == result["confused"]
+
+
+def separation_output(graphs):
+    """The number of edges: equal for isomorphic graphs."""
+    from lps.models.symmetrized import Output
+
+    return Output(graphs.adjacency.sum((1, 2))[:, None], None)

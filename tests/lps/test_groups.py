@@ -195,6 +195,16 @@ def test_graph_frames_order_equal_nodes_at_random():
     assert len(counts) == 24 and counts.min() > 40  # 83 each if all orders are equally likely
 
 
+@pytest.mark.parametrize("hub", range(7))
+def test_graph_frames_respect_signs_and_bases(hub):
+    """A star's Laplacian has an eigenspace of five dimensions, in which every basis has to give the same numbers."""
+    a = torch.zeros(7, 7)
+    a[hub] = a[:, hub] = 1
+    a[hub, hub] = 0
+    ranks = GraphFrames()._ranks(a, 7)
+    assert ranks.unique().numel() == 2 and (ranks == ranks[hub]).sum() == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter(name):
     """Of a loss that uses g and the penalty; what a group lacks has no parameters."""

@@ -235,6 +235,39 @@ def test_samples_are_as_many_as_asked():
     assert counts == [3, 5]
 
 
+DEVICES = [
+    {**GINID},
+    {**SIZES, "backbone": "mlp", "hidden": (16,), "order_in": 2, "order_out": "diagonal"},
+    {"backbone": "gnn", "symmetry": "E(3)", "hidden": 8, "score_hidden": 24},
+    {
+        "backbone": "transformer",
+        "symmetry": "S_n x SE(3)",
+        "n": 5,
+        "hidden": 8,
+        "heads": 2,
+        "layers": 1,
+        "score_hidden": 24,
+    },
+]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("config", DEVICES, ids=lambda config: config["backbone"])
+def test_a_gpu_computes_what_the_cpu_does(monkeypatch, config):
+    """Predictions, and gradients of all parameters, with the same noise."""
+    batch = random_particles(dtype=torch.float32) if "symmetry" in config else random_graphs(dtype=torch.float32)
+    z = torch.rand(3, 4, 5, 3, 2) if "symmetry" in config else torch.rand(3, 7, 4, 2)
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(2)
+        model = models.build(config).to(device)
+        monkeypatch.setattr(learned, "noise", lambda *_, device=device: z.to(device))
+        out = model(batch.to(device), k=4)
+        (out.prediction.square().mean() + out.entropy).backward()
+        found.append((out.prediction.cpu(), [p.grad.cpu() for p in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
 def test_pairs_of_particles():
     """Products of charges and squared distances, and nothing for a particle with itself."""
     particles = random_particles(b=1)

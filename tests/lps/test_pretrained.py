@@ -52,10 +52,18 @@ def test_pretrained_weights_come_from_a_file(tmp_path):
 
 def test_weights_of_another_model_are_refused(tmp_path):
     torch.save(timm.create_model(VIT, **{**SMALL, "depth": 1}).state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"could not be loaded: .*Missing key"):
         VisionEncoder(VIT, weights=tmp_path / "weights.pth", encoder_options=SMALL)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="weights: expected a file"):
         VisionEncoder(VIT, weights=tmp_path / "none.pth", encoder_options=SMALL)
+
+
+def test_names_of_nothing_are_one_line(tmp_path):
+    for make in (lambda: VisionEncoder("vit_of_nobody"), lambda: LanguageEncoder(tmp_path)):
+        with pytest.raises(ValueError, match=r"^encoder: '.*' could not be loaded: .+$"):
+            make()
+    with pytest.raises(ValueError, match="encoder: expected a ViT or a BEiT, got 'resnet18'"):
+        VisionEncoder("resnet18")
 
 
 @pytest.mark.parametrize("name", [VIT, BEIT])

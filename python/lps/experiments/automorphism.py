@@ -75,8 +75,11 @@ def plot(graphs: data.Graphs, names: list[str], orbits: Tensor, values: dict[str
         m = int(graphs.num_nodes[i])
         drawn = networkx.from_numpy_array(graphs.adjacency[i, :m, :m].numpy())
         place = networkx.kamada_kawai_layout(drawn)
+        drawn_values = torch.stack([y[i, :m] for y in values.values()])
+        scale = {"vmin": drawn_values.min().item(), "vmax": drawn_values.max().item()}  # one for all ways to sample
         for row, (name, y) in zip(axes, rows.items()):
-            networkx.draw(drawn, place, row[i], node_size=90, node_color=y[i, :m].tolist(), edgecolors="black")
+            colours = {"node_color": y[i, :m].tolist(), **(scale if name in values else {})}
+            networkx.draw(drawn, place, row[i], node_size=90, edgecolors="black", **colours)
             row[i].set_title(f"{graph}: {name}", fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

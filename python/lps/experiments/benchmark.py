@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "score_layers": 3,
     "score_hidden": 64,
     "score_dropout": 0.1,
+    "sparse": False,  # the sums of the scores' network run along edges: faster where few pairs are edges
 }
 SMALL = {"encoder": "vit_tiny_patch16_224", "batch_size": 8, "epochs": 1, "max_steps": 8, "stand_in": 64}
 SMALL |= {"lr": 1e-4, "warmup_epochs": 0.0, "eval_samples": 1, "precision": "fp32"}
@@ -53,12 +54,13 @@ def run(
     config: dict[str, Any],
     name: str,
     stand_in: Callable[[int, int], RaggedGraphs],
-    outputs: dict[str, Any],
+    shapes: dict[str, Any],
     **fields: Any,
 ) -> dict[str, Any]:
     """Train a ViT on a data set of torch_geometric, or on stand_in(count, seed).
 
-    outputs: settings of the model's output, out_channels and order_out; fields: the loss and the scores, see `Task`.
+    shapes: settings of what the model takes and returns, order_in, order_out and out_channels.
+    fields: the loss and the scores, see `Task`.
     """
     splits, graphs = {}, None
     for seed, part in enumerate(("test", "valid", "train")):
@@ -67,8 +69,8 @@ def run(
         else:
             graphs = data.benchmark(name, part, config["data"])
         splits[part] = task.Split(graphs.batch, _rows(graphs))
-    sizes = {"n": graphs.n, "node_channels": graphs.channels, "edge_channels": graphs.edge_channels, "order_in": 2}
-    model = build(config, **sizes, **outputs, data="graphs")
+    sizes = {"n": graphs.n, "node_channels": graphs.channels, "edge_channels": graphs.edge_channels}
+    model = build(config, **sizes, **shapes, data="graphs")
     return training.Trainer(config, model, task.Task(**splits, **fields)).run()
 
 

@@ -28,6 +28,7 @@ PAPER = {
     "layers": 8,
     "heads": 4,
     "dropout": 0.0,
+    "order_out": "displacement",  # or point: what the model predicts is added to the positions or to their centroid
     "group": "prob",  # or uniform, canonical, frame
     "symmetry": "S_n x E(3)",
     "fixed_noise": False,
@@ -37,7 +38,7 @@ PAPER = {
     "neighbours": 4,
     "score_dropout": 0.08,
 }
-GNN = {"backbone": "gnn", "hidden": 60, "layers": 4, "symmetry": "E(3)"}
+GNN = {"backbone": "gnn", "hidden": 60, "layers": 4, "symmetry": "E(3)", "order_out": "point"}
 CANONICAL = {"group": "canonical", "samples": 1, "eval_samples": 1}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
@@ -70,7 +71,7 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and test the epoch with the least validation error."""
-    model = build(config, **SIZES, order_out="displacement")
+    model = build(config, **SIZES)
     return training.Trainer(config, model, task.Task(**splits(config), loss=F.mse_loss, score=score)).run()
 
 

@@ -44,8 +44,8 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and test the epoch with the least validation loss."""
-    outputs = {"out_channels": 2, "order_out": "diagonal"}
-    return benchmark.run(config, "pattern", data.pattern_like, outputs, loss=loss, score=score)
+    shapes = {"order_in": 2, "order_out": "diagonal", "out_channels": 2}
+    return benchmark.run(config, "pattern", data.pattern_like, shapes, loss=loss, score=score)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and test the epoch with the least validation loss."""
-    outputs = {"out_channels": 1, "order_out": 2}
-    return benchmark.run(config, "pcqm_contact", data.contact_like, outputs, loss=loss, score=score)
+    shapes = {"order_in": (1, 2), "order_out": 2, "out_channels": 1}
+    return benchmark.run(config, "pcqm_contact", data.contact_like, shapes, loss=loss, score=score)
 
 
 if __name__ == "__main__":

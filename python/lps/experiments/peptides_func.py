@@ -15,7 +15,7 @@ from lps.experiments import benchmark
 PAPER = {
     **benchmark.SETTINGS,
     **{"epochs": 596, "max_steps": 50000, "warmup_epochs": 59.5, "weight_decay": 0.1},
-    **{"pretrained": True, "patch_dropout": 0.5, "pad": "reflect", "centred": True},
+    **{"pretrained": True, "patch_dropout": 0.5, "pad": "reflect", "centred": True, "sparse": True},
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
@@ -44,7 +44,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         config,
         "peptides_func",
         lambda count, seed: data.peptides_like(count, 10, seed),
-        {"out_channels": 10, "order_out": 0},
+        {"order_in": (1, 2), "order_out": 0, "out_channels": 10},
         **measures,
     )
 

@@ -29,7 +29,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         config,
         "peptides_struct",
         lambda count, seed: data.peptides_like(count, 11, seed),
-        {"out_channels": 11, "order_out": 0},
+        {"order_in": (1, 2), "order_out": 0, "out_channels": 11},
         loss=F.l1_loss,
         score=score,
         monitor="mae",

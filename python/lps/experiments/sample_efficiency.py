@@ -61,7 +61,7 @@ def load(config: dict[str, Any], kind: str) -> tuple[nn.Module, dict[str, Any]]:
     state = checkpoint.latest(folder) if config[kind] else None
     if state is None:
         raise ConfigError(f"{kind}: expected the folder of a trained n-body run, got {config[kind]!r}")
-    model = build(state["config"], **nbody.SIZES, order_out="displacement")
+    model = build(state["config"], **nbody.SIZES)
     model.load_state_dict(checkpoint.read(folder / "best.pt")["model"])
     return model.eval(), state["config"]
 

@@ -54,6 +54,11 @@ def apart(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().sum(-1) > THRESHOLD
 
 
+def median_distance(x: Tensor, y: Tensor) -> float:
+    """Of embeddings (rows, c), row by row, in the 1-norm."""
+    return (x - y).abs().sum(-1).median().item()
+
+
 def confused(x: Tensor, chunk: int = 512) -> Tensor:
     """(pairs, 2): which of all pairs of embeddings (graphs, c) are not told apart."""
     found = []

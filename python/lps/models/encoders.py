@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def loading(encoder: str | Path) -> Iterator[None]:
+    """What timm and transformers raise for unknown names, hubs out of reach and other weights, as one kind of error."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"encoder: {str(encoder)!r} could not be loaded: {reason}") from error
 
 
 class VisionEncoder(nn.Module):
@@ -33,13 +45,16 @@ class VisionEncoder(nn.Module):
 
         if not 0 <= patch_dropout < 1:
             raise ValueError(f"patch_dropout: expected at least 0 and less than 1, got {patch_dropout}")
-        source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
-        model = timm.create_model(
-            encoder, pretrained=pretrained or weights is not None, **source, **(encoder_options or {})
-        )
-        model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
-        if not hasattr(model, "patch_embed") or not hasattr(model, "blocks"):
+        if weights is not None and not Path(weights).is_file():
+            raise ValueError(f"weights: expected a file, got {str(weights)!r}")
+        options = {"pretrained": pretrained or weights is not None, **(encoder_options or {})}
+        if weights is not None:
+            options["pretrained_cfg_overlay"] = {"file": str(weights)}
+        with loading(encoder):
+            model = timm.create_model(encoder, **options)
+        if not all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens")):
             raise ValueError(f"encoder: expected a ViT or a BEiT, got {encoder!r}")
+        model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
         self.tokens, self.width = model.patch_embed.num_patches, model.num_features
         self.width_in = self.width
         self.keeps_tokens = patch_dropout == 0
@@ -87,10 +102,11 @@ class LanguageEncoder(nn.Module):
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
-        if pretrained:
-            model = AutoModel.from_pretrained(encoder)
-        else:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(encoder))
+        with loading(encoder):
+            if pretrained:
+                model = AutoModel.from_pretrained(encoder)
+            else:
+                model = AutoModel.from_config(AutoConfig.from_pretrained(encoder))
         config = model.config
         longest = getattr(config, "max_position_embeddings", None)
         if longest is None and tokens is None:
