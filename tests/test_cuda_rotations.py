@@ -148,7 +148,7 @@ def test_a_center_for_each_sample(name, d):
     testing.assert_gradients_match(op, "cuda", args)
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 3, 1), (2, 40, 2, 200), (2, 3, 300, 1), (1, 700, 3, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1, 3, 1), (2, 40, 2, 200), (2, 3, 20, 13), (1, 700, 3, 2)], ids=str)
 def test_centroid_of_any_shape(shape):
     b, _, d, _ = shape
     op, x = OPS["sample_rotate"], normals(*shape)

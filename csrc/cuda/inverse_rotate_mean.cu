@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  T* const whole = held_row(a);  // then a warp has one tile
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, total;
@@ -31,7 +32,8 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
         tile.load(y, row * size, count, v);
       } else {
         bool live[Nodes::kItems];
-        tile.gather(y, row * size, a.order, row * a.n, count, v, live);
+        if (whole != nullptr) hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(y, row * size, whole, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<true>(here, m);
@@ -69,6 +71,8 @@ __global__ void __launch_bounds__(kTileThreads)
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  T* const whole = held_row(a);
+  if (whole != nullptr && mean) hold_row(grad_x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
@@ -78,7 +82,8 @@ __global__ void __launch_bounds__(kTileThreads)
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
       if (a.order.given()) {
         bool live[Nodes::kItems];
-        tile.gather(grad_x, from, a.order, row * a.n, count, g, live);
+        if (whole != nullptr && !mean) hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(grad_x, from, whole, a.order, row * a.n, count, g, live);
       } else if (!mean) {
         tile.load(grad_x, from, count, g);
       }
@@ -133,9 +138,9 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean);
-      launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a), 0,
-             a, numbers(x), numbers(y), mean);
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
+      launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a),
+             shared_of(s, a), a, numbers(x), numbers(y), mean);
     });
     if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, nodes, weights, mean);
   });
@@ -171,11 +176,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
-      Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true);
+      Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true,
+                                           mean ? Gathers::kInput : Gathers::kSamples);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("inverse_rotate_mean_backward_kernel", inverse_rotate_mean_backward_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of(a), 0, a, wanted(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(y), mean);
+             threads_of(a), shared_of(s, a), a, wanted(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad),
+             numbers(y), mean);
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, center, weights, false, mean, grad_q, grad_center,
                             grad_weights);

@@ -15,6 +15,8 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  T* const whole = held_row(a);
+  if (whole != nullptr) hold_row(x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   if (part.tile >= part.end) return;
   held.read(a, part.b, part.first, part.last, part.lane);
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
@@ -27,7 +29,7 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
 #pragma unroll
       for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
       if (a.order.given()) {
-        tile.gather(x, part.b * size, a.order, row * a.n, count, v, live);
+        tile.gather(x, part.b * size, whole, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<false>(sample - part.first, m);
@@ -58,6 +60,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
+  T* const whole = held_row(a);  // then a warp has one tile
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, g, total;
@@ -74,7 +77,8 @@ __global__ void __launch_bounds__(kTileThreads)
         tile.load(grad_y, row * size, count, g);
       } else {
         bool live[Nodes::kItems];
-        tile.gather(grad_y, row * size, a.order, row * a.n, count, g, live);
+        if (whole != nullptr) hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(grad_y, row * size, whole, a.order, row * a.n, count, g, live);
       }
       T m[D * D];
       if (grad_x.data != nullptr) {
@@ -118,9 +122,9 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true);
-      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a, numbers(y),
-             numbers(x));
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
+      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), shared_of(s, a), a,
+             numbers(y), numbers(x));
     });
     if (!done) turn_lines<T>(s, y, x, q, center, perm, num_nodes);
   });
@@ -151,11 +155,12 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false);
+      const Turn<T> a =
+          cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
-      launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), 0, a,
-             wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
+      launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
+             shared_of(s, a), a, wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
                             empty(q, {0}));

@@ -19,6 +19,7 @@ struct Turn {
   Order order;
   const int64_t* num_nodes;
   int64_t n, k, c, centers, tiles, tiles_of_block, chunks, samples;
+  bool held;  // rows that are gathered from lie in shared memory
 };
 
 // Which input, samples and tiles are this block's.
@@ -199,24 +200,28 @@ bool tile_switch(const Space& s, const Body& body) {
   }
 }
 
+// Longer rows are gathered from where they lie; with the tiles these are what a block gets without asking.
+constexpr int64_t kHeldBytes = 16 << 10;
+
+// Which rows a kernel gathers from, where nodes are permuted: that of its input, or those of its samples.
+enum class Gathers { kInput, kSamples };
+
 // How a call is cut into blocks. split: samples are independent, and a block takes some of them.
 template <class T, int COUNT>
 Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const OptionalTensor& order,
-            const OptionalTensor& num_nodes, const OptionalTensor& weights, bool split) {
-  const int64_t tiles = Tile<T, COUNT>::tiles(s.n, s.c), chunks = split ? blocks(s.k, kSamples) : 1;
-  return {in<T>(q),
-          in<T>(center),
-          in<T>(weights),
-          order_of(order),
-          in<int64_t>(num_nodes),
-          s.n,
-          s.k,
-          s.c,
-          s.centers,
-          tiles,
-          std::min<int64_t>(tiles, kTileWarps),
-          chunks,
-          split ? blocks(s.k, chunks) : s.k};
+            const OptionalTensor& num_nodes, const OptionalTensor& weights, bool split, Gathers gathers) {
+  Turn<T> a;
+  a.q = in<T>(q), a.center = in<T>(center), a.weights = in<T>(weights);
+  a.order = order_of(order), a.num_nodes = in<int64_t>(num_nodes);
+  a.n = s.n, a.k = s.k, a.c = s.c, a.centers = s.centers;
+  a.tiles = Tile<T, COUNT>::tiles(s.n, s.c);
+  a.chunks = split ? blocks(s.k, kSamples) : 1;
+  a.samples = split ? blocks(s.k, a.chunks) : s.k;
+  // A row of a sample is held by the one block that has all of its tiles, a warp each.
+  a.held = a.order.given() && s.size() * static_cast<int64_t>(sizeof(T)) <= kHeldBytes;
+  a.held = a.held && (gathers == Gathers::kInput || a.tiles <= kTileWarps);
+  a.tiles_of_block = a.held ? a.tiles : std::min<int64_t>(a.tiles, kTileWarps);
+  return a;
 }
 
 template <class T>
@@ -226,6 +231,17 @@ int64_t grid_of(const Space& s, const Turn<T>& a) {
 template <class T>
 int threads_of(const Turn<T>& a) {
   return static_cast<int>(std::min<int64_t>(a.tiles_of_block, kTileWarps)) * kWarp;
+}
+template <class T>
+size_t shared_of(const Space& s, const Turn<T>& a) {
+  return a.held ? s.size() * sizeof(T) : 0;
+}
+
+// The row that is gathered from, where it is held.
+template <class T>
+__device__ __forceinline__ T* held_row(const Turn<T>& a) {
+  extern __shared__ __align__(16) char memory[];
+  return a.held ? reinterpret_cast<T*>(memory) : nullptr;
 }
 
 }  // namespace lps::cuda

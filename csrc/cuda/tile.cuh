@@ -31,6 +31,25 @@ inline Order order_of(const OptionalTensor& x) {
   return {in<int64_t>(x), nullptr};
 }
 
+// How many numbers after the beginning of a sector of 32 bytes an address lies.
+template <class Address>
+__device__ __forceinline__ int within_sector(const Address* p) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(p) % 32 / sizeof(Address));
+}
+
+// The block's threads copy `size` numbers of x into shared memory.
+template <class T>
+__device__ __forceinline__ void hold_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
+  __syncthreads();
+  typed<T>(x, [&](const auto* from) {
+    from += offset;
+    for (int64_t i = static_cast<int>(threadIdx.x) - within_sector(from); i < size; i += blockDim.x) {
+      if (i >= 0) row[i] = static_cast<T>(from[i]);
+    }
+  });
+  __syncthreads();
+}
+
 // A tile is kItems times 32 lanes with COUNT numbers each: for vectors 128 bytes an entry, enough that what its ends
 // share with other tiles, and the matrix, are little beside it.
 template <class T, int COUNT>
@@ -41,7 +60,6 @@ struct Tile {
   static constexpr int kNumbers = kSteps * kWarp + kSteps * kWarp / kGap;
   using Entries = T[kItems][COUNT];
   using Places = int64_t[kItems];
-  static constexpr int kAlways = COUNT * kWarp;
 
   T* const buffer;  // (kNumbers,) shared, the warp's own
   const int64_t c;
@@ -79,43 +97,49 @@ struct Tile {
     return padded(static_cast<int>(at[t] - first * COUNT * c) + e * static_cast<int>(c));
   }
 
-  // What a lane reads or writes: numbers from base[t] on, `stride` apart, below limit[t] of it. In order where the tile
-  // passes through shared memory, else its own.
-  struct Run {
-    Places base;
-    int limit[kItems];  // entry e is there where e * kWarp is below
-    int64_t stride;
-  };
-  __device__ Run run(int64_t end) const {
-    Run r;
-    r.stride = nodes > 0 ? kWarp : c;
-    const int64_t left = end > first ? end - first : 0, whole = left < nodes ? left : nodes;
+  // Numbers of the tile before node `end` of the row.
+  __device__ int size(int64_t end) const {
+    const int64_t left = end - first;
+    return static_cast<int>(left < 0 ? 0 : left < nodes ? left : nodes) * COUNT * static_cast<int>(c);
+  }
+
+  // Own entries of a lane: from base[t] on, c apart, where use[t].
+  template <class Address>
+  __device__ void read(const Address* from, const Places& base, const bool (&use)[kItems], Entries& v) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      const int before = t * COUNT * kWarp + lane;
-      r.base[t] = nodes > 0 ? first * COUNT * c + before : at[t];
-      r.limit[t] = nodes > 0 ? static_cast<int>(whole * COUNT * c) - before : node[t] < end ? kAlways : 0;
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) v[t][e] = use[t] ? static_cast<T>(from[base[t] + e * c]) : T(0);
     }
-    return r;
   }
-  __device__ void read(const Numbers& x, int64_t offset, const Run& r, Entries& v) const {
-    typed<T>(x, [&](const auto* from) {
-#pragma unroll
-      for (int t = 0; t < kItems; ++t) {
-#pragma unroll
-        for (int e = 0; e < COUNT; ++e) {
-          v[t][e] = e * kWarp < r.limit[t] ? static_cast<T>(from[offset + r.base[t] + e * r.stride]) : T(0);
-        }
-      }
-    });
-  }
+  // Steps through memory begin where sectors do, or each would touch one more of them; so there is one more step.
 
   // Entries of nodes before `count`, zero of others, of the row that begins at offset.
   __device__ void load(const Numbers& x, int64_t offset, int64_t count, Entries& v) const {
-    read(x, offset, run(count), v);
-    if (nodes == 0) return;
+    if (nodes == 0) {
+      bool use[kItems];
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) buffer[padded(s * kWarp + lane)] = v[s / COUNT][s % COUNT];
+      for (int t = 0; t < kItems; ++t) use[t] = node[t] < count;
+      typed<T>(x, [&](const auto* from) { read(from + offset, at, use, v); });
+      return;
+    }
+    T held[kSteps + 1];
+    int skew = 0;
+    const int end = size(count);
+    typed<T>(x, [&](const auto* from) {
+      from += offset + first * COUNT * c;
+      skew = within_sector(from);
+#pragma unroll
+      for (int s = 0; s <= kSteps; ++s) {
+        const int i = s * kWarp + lane - skew;
+        held[s] = i >= 0 && i < end ? static_cast<T>(from[i]) : T(0);
+      }
+    });
+#pragma unroll
+    for (int s = 0; s <= kSteps; ++s) {
+      const int i = s * kWarp + lane - skew;
+      if (i >= 0 && i < kSteps * kWarp) buffer[padded(i)] = held[s];
+    }
     __syncwarp();
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
@@ -125,50 +149,55 @@ struct Tile {
     __syncwarp();
   }
 
-  // Undoes load, with zeros from node `count` to node n; v is lost.
-  __device__ void store(const Numbers& x, int64_t offset, int64_t count, int64_t n, Entries& v) const {
+  // Undoes load, with zeros from node `count` to node n.
+  __device__ void store(const Numbers& x, int64_t offset, int64_t count, int64_t n, const Entries& v) const {
+    if (nodes == 0) {
+      typed<T>(x, [&](auto* to) {
+        to += offset;
+#pragma unroll
+        for (int t = 0; t < kItems; ++t) {
+#pragma unroll
+          for (int e = 0; e < COUNT; ++e) {
+            const T value = node[t] < count ? v[t][e] : T(0);
+            if (node[t] < n) to[at[t] + e * c] = static_cast<Pointee<decltype(to)>>(value);
+          }
+        }
+      });
+      return;
+    }
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
 #pragma unroll
       for (int e = 0; e < COUNT; ++e) {
-        if (node[t] >= count) v[t][e] = T(0);
-        if (nodes > 0 && node[t] < n) buffer[local(t, e)] = v[t][e];
+        if (node[t] < n) buffer[local(t, e)] = node[t] < count ? v[t][e] : T(0);
       }
     }
-    if (nodes > 0) {
-      __syncwarp();
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s) v[s / COUNT][s % COUNT] = buffer[padded(s * kWarp + lane)];
-      __syncwarp();
-    }
-    const Run r = run(n);
+    __syncwarp();
+    const int end = size(n);
     typed<T>(x, [&](auto* to) {
+      to += offset + first * COUNT * c;
 #pragma unroll
-      for (int t = 0; t < kItems; ++t) {
-#pragma unroll
-        for (int e = 0; e < COUNT; ++e) {
-          if (e * kWarp < r.limit[t]) {
-            to[offset + r.base[t] + e * r.stride] = static_cast<Pointee<decltype(to)>>(v[t][e]);
-          }
-        }
+      for (int s = 0; s <= kSteps; ++s) {
+        const int i = s * kWarp + lane - within_sector(to);
+        if (i >= 0 && i < end) to[i] = static_cast<Pointee<decltype(to)>>(buffer[padded(i)]);
       }
     });
+    __syncwarp();
   }
 
   // Entries of the nodes that an order names, from `start` on, in place of the tile's; zero where that is padding or no
-  // node at all, for which live says false.
-  __device__ void gather(const Numbers& x, int64_t offset, const Order& order, int64_t start, int64_t count, Entries& v,
-                         bool (&live)[kItems]) const {
-    Run r;
-    r.stride = c;
+  // node at all, for which live says false. held: the row of x in shared memory, or null.
+  __device__ void gather(const Numbers& x, int64_t offset, const T* held, const Order& order, int64_t start,
+                         int64_t count, Entries& v, bool (&live)[kItems]) const {
+    Places base;
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
       const int64_t found = node[t] < count ? order.at(start + node[t]) : -1;
       live[t] = found >= 0 && found < count;
-      r.base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
-      r.limit[t] = live[t] ? kAlways : 0;
+      base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
     }
-    read(x, offset, r, v);
+    if (held != nullptr) return read(held, base, live, v);
+    typed<T>(x, [&](const auto* from) { read(from + offset, base, live, v); });
   }
 };
 
