@@ -17,7 +17,7 @@ LPS_FUZZ_EXAMPLES ?= 5000
 
 BIN := $(VENV)/bin
 BIN_LPS := $(VENV_LPS)/bin
-SOURCES := CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
+SOURCES := CMakeLists.txt $(filter-out %.md,$(wildcard csrc/*.* csrc/*/*.*))
 CPP := $(filter-out CMakeLists.txt,$(SOURCES))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -74,13 +74,17 @@ def load_cuda() -> None:
     CUDA is not initialized by it: a process that only imports this package can fork and use a GPU afterwards.
     """
     global cuda_loaded, cuda_reason
-    if cuda_build() is None:
+    file = here / "_cuda.so"
+    if not file.exists():
         cuda_reason = "no compiled CUDA kernels were installed: put nvcc on PATH, then reinstall"
     elif torch.cuda.device_count() == 0:
         cuda_reason = "torch finds no CUDA device"
     else:
-        torch.ops.load_library(str(here / "_cuda.so"))
-        cuda_loaded = True
+        try:
+            torch.ops.load_library(str(file))
+            cuda_loaded = True
+        except OSError as error:  # of another CUDA than torch's, for example
+            cuda_reason = f"{file.name} does not load with this torch: {error}"
 
 
 def cuda_runs() -> bool:

@@ -220,7 +220,10 @@ def test_chosen_before_triton():
     assert all(OPS[name].choose("cuda") == "cuda" for name in NAMES)
 
 
-def test_a_backend_that_is_not_built_names_the_reason(tmp_path):
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_backend_that_is_not_built_names_the_reason(tmp_path, broken):
+    if broken:
+        (tmp_path / "_cuda.so").write_bytes(b"no library")
     script = "import lps_kernels as lk, torch; lk.permute(torch.ones(1, 2, 1).cuda(), torch.tensor([[[1, 0]]]).cuda()"
     run = subprocess.run(
         [sys.executable, "-c", script + ", backend='cuda')"],
@@ -228,7 +231,8 @@ def test_a_backend_that_is_not_built_names_the_reason(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "backend 'cuda': permute is not available: no compiled CUDA kernels were installed" in run.stderr
+    reason = "_cuda.so does not load with this torch" if broken else "no compiled CUDA kernels were installed"
+    assert f"backend 'cuda': permute is not available: {reason}" in run.stderr
 
 
 def test_compiled_training_step():
