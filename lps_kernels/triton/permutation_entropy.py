@@ -10,7 +10,7 @@ from torch import Tensor
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
-from lps_kernels.triton.soft_sort import row_sizes
+from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.ties import merge, tied_groups
 
