@@ -22,6 +22,7 @@ from lps_kernels.triton.launch import compute, on, power_of_two, programs
 from lps_kernels.triton.moves import weight_of
 from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
+from lps_kernels.triton.sum_parts import sum_parts
 
 _TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
 _CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
@@ -150,7 +151,9 @@ def soft_gradient(
                 u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
                 gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **lanes, **tiles,
             )  # fmt: skip
-    return tuple(g.sum(2) if parts > 1 else g.view(b, k, n) for g in grads)
+            if parts > 1:
+                grads = sum_parts(grads, 2)
+    return tuple(g.view(b, k, n) for g in grads)
 
 
 def soft_product(
