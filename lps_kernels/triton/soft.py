@@ -109,15 +109,19 @@ def soft_product_kernel(
     tl.store(y + lines[:, :, None] * inner + q[None, None, :], value, mask=mask)
 
 
-def _tiles(n: int, c: int, dtype: torch.dtype) -> tuple[dict, dict]:
+def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
     their channels where the second is."""
     lanes = row_sizes(n, torch.float64)  # fewer elements a lane than in soft_sort: there are channels to hold too
     room = _CHANNELS
     if lanes["W"] == 1:
-        lanes["num_warps"] = 8
-        room = _TILE // (32 * lanes["E"]) // (2 if dtype == torch.float64 else 1)
+        room = _TILE // (32 * lanes["E"])
+    room //= 2 if dtype == torch.float64 else 1
     channels = min(power_of_two(c), room)
+    if order == 1:
+        room = channels
+    if lanes["W"] == 1:
+        lanes["num_warps"] = min(room, 8)
     return lanes, {"C0": room, "L1": room // channels, "C1": channels}
 
 
@@ -145,7 +149,7 @@ def soft_gradient(
     parts = max(1, min(-(-_BUSY // max(b * k, 1)), -(-line // 64)))
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
-        lanes, tiles = _tiles(n, c, t.dtype)
+        lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
@@ -164,7 +168,7 @@ def soft_product(
     c = x.shape[-1]
     outer, inner = (1, c if out.dim() == 4 else n * c) if axis == 0 else (n, c)
     if out.numel():
-        lanes, tiles = _tiles(n, c, t.dtype)
+        lanes, tiles = _tiles(n, c, out.dim() - 3, t.dtype)
         block = {"L": 1, "C": tiles["C0"]} if axis == 0 else {"L": tiles["L1"], "C": tiles["C1"]}
         count = b * k * -(-outer // block["L"]) * -(-inner // block["C"])
         with on(t):
