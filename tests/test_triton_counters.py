@@ -72,8 +72,8 @@ TRAFFIC = [
     ("random_permutation", Traffic(Case(**SIZES), (1, 0))),
     # Every iterate of each row of 256 is kept while the backward runs, in 32 MB at most, which an L2 holds.
     ("soft_sort", Traffic(Case(**SIZES), (1, 1), more_back=lambda b, k, **_: b * k * 2 * 2 * 5 * 256 * 4)),
-    # The second launch, PyTorch's, adds up samples: they are programs, which must not by atomics.
-    ("permutation_entropy", Traffic(Case(**SIZES), (1, 1))),
+    # The second launch adds up samples: they are programs, which must not by atomics.
+    ("permutation_entropy", Traffic(Case(**{**SIZES, "n": 192}), (2, 1))),
     ("gram_schmidt", Traffic(Case(b=1024), (1, 1))),
     ("random_orthogonal", Traffic(Case(b=16, k=64), (1, 0))),
     # Backward twice where sums over nodes, which are programs, make the gradient of q.
@@ -150,5 +150,5 @@ def test_gradients_of_scores_read_edges_once_an_axis(c, allowed, launched):
     op.backward(grad, *args, 14, backend="triton")
     torch.cuda.synchronize()
     sectors = sum(counted["gld_sectors"] + counted["gst_sectors"] for counted in launched)
-    assert len(launched) == 1
+    assert len(launched) == 2  # rows are cut into parts where they are few, and those added up
     assert sectors <= allowed * 4 * size_of([grad]) / 32

@@ -63,7 +63,7 @@ def test_backward_replays_on_new_gradients(name):
 
 
 def test_compiled_with_reduced_overhead():
-    """Whole training steps in graphs that torch.compile makes. Its graphs live in pools of the caching allocator."""
+    """A training step in graphs that torch.compile makes. Its graphs live in pools of the caching allocator."""
     if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"):
         pytest.skip("PYTORCH_NO_CUDA_MEMORY_CACHING is set")
     torch._dynamo.reset()
@@ -73,7 +73,7 @@ def test_compiled_with_reduced_overhead():
         perm, *soft = OPS["soft_sort"](scores, seed, None, 0.1, 2, True, True)
         y = OPS["permute"](x, perm, *soft, None, 0.1, 1, True)
         mean = OPS["inverse_permute_mean"](y * y, perm, *soft, None, None, 0.1, 1, True, True)
-        return mean.square().sum() + OPS["permutation_entropy"](*soft, None, 0.1).sum()
+        return mean.square().sum()
 
     compiled = torch.compile(step, fullgraph=True, mode="reduce-overhead")
     for trial in range(3):  # a run that warms up, one that is captured, one that is replayed

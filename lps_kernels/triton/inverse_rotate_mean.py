@@ -10,8 +10,6 @@ from torch import Tensor
 from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.rotation_gradients import finish
 from lps_kernels.triton.rotations import (
-    SAMPLES,
-    SMALL,
     apply_matrix,
     lane_sums,
     lanes_of,
@@ -21,11 +19,11 @@ from lps_kernels.triton.rotations import (
     nodes_of,
     ordered,
     shifted,
-    space_of,
     store_vectors,
     transposed,
 )
 from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
+from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])

@@ -10,8 +10,9 @@ from torch import Tensor
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
-from lps_kernels.triton.soft_sort import row_sizes
+from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
+from lps_kernels.triton.sum_parts import sum_parts
 from lps_kernels.triton.ties import merge, tied_groups
 
 
@@ -166,7 +167,7 @@ def permutation_entropy(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor |
         permutation_entropy_kernel[programs(b * k, "permutation_entropy")](
             t, row, col, num_nodes, of_rows, k, n, 1.0 / tau, compute(t.dtype)[1], **row_sizes(n, t.dtype)
         )
-    return of_rows.sum(1)  # a launch of its own: samples are programs, which must not add to one number by atomics
+        return sum_parts((of_rows,), 1)[0]  # a launch of its own: samples are programs, which must not add by atomics
 
 
 def permutation_entropy_backward(

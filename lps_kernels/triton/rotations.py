@@ -5,22 +5,10 @@ Features of one sample are (n, d, c) or (n, d, d, c). A lane is a node and a cha
 
 from __future__ import annotations
 
-import dataclasses
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from lps_kernels.triton.entries import load_rows, pack, store_rows, unpack
-from lps_kernels.triton.launch import cdiv, compute, power_of_two
-
-SMALL = 4  # up to this d the entries of a node and a channel are unrolled
-# Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
-LANES = {1: (256, 2), 2: (128, 4)}
-# From this c on runs of channels are long enough to be read entry by entry without waste.
-WIDE = 64
-SAMPLES = 8  # of one input that a program turns, where samples are independent: it reads the input once for them
 
 
 @triton.jit
@@ -197,57 +185,3 @@ def shifted(
     for e in tl.static_range(D):
         result = result + (tl.where(live, v[e] + SIGN * middle[e], 0),)
     return result
-
-
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """Sizes of a call, as csrc/cpu/rotate.h has them, and how they are laid out in lanes."""
-
-    b: int
-    k: int
-    n: int
-    d: int
-    c: int
-    order: int
-    centers: int  # how many centers an input has: 0, 1 or k
-
-    @property
-    def node(self) -> int:
-        return self.d**self.order * self.c
-
-    def shape(self, samples: bool) -> tuple[int, ...]:
-        return (self.b, *[self.k] * samples, self.n, *[self.d] * self.order, self.c)
-
-    def lanes(self, itemsize: int = 4) -> dict:
-        """Constants of the kernels and their launch."""
-        most, warps = LANES[self.order]
-        count = self.d**self.order
-        lanes, padded = min(most, power_of_two(self.n * self.c, 32 * warps)), power_of_two(count)
-        skew = padded > count and count * self.c * itemsize % 32 > 0
-        constants = {"D": self.d, "ORDER": self.order, "LANES": lanes, "PADDED": padded, "SKEW": skew}
-        return {**constants, "DIRECT": self.c >= WIDE, "THREADS": 32 * warps, "num_warps": warps}
-
-    def blocks(self) -> int:
-        lanes = self.lanes()["LANES"]
-        return cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
-
-
-def space_of(
-    name: str, x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int, samples: bool
-) -> Space:
-    """Sizes, checked for what would read or write out of bounds."""
-    lead = 2 if samples else 1
-    if order not in (1, 2) or q.dim() != 4 or q.shape[2] != q.shape[3] or q.dtype != compute(x.dtype)[0]:
-        raise ValueError(
-            f"{name}: expected order 1 or 2 and q (b, k, d, d) in the computing dtype, got {order}, {q.dtype}"
-        )
-    b, k, d, _ = q.shape
-    if x.dim() != lead + order + 2 or x.shape[: 2 if samples else 1] != q.shape[: 2 if samples else 1]:
-        raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
-    if any(size != d for size in x.shape[lead + 1 : -1]):
-        raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
-    if center is not None and (order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype):
-        raise ValueError(f"{name}: expected center (b, 1 or k, d) for order 1, got {tuple(center.shape)}")
-    if num_nodes is not None and (num_nodes.numel() != b or num_nodes.dtype != torch.int64):
-        raise ValueError(f"{name}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")
-    return Space(b, k, x.shape[lead], d, x.shape[-1], order, 0 if center is None else center.shape[1])

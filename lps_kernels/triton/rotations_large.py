@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
-from lps_kernels.triton.rotations import Space, nodes_of, ordered
+from lps_kernels.triton.rotations import nodes_of, ordered
+from lps_kernels.triton.space import Space
 
 # Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
 # the least that a product of tiles takes on every device.

@@ -1,9 +1,4 @@
-"""The soft permutation applied to features, and the gradient of t, row and col, both by scans in order of rank.
-
-Features of one sample are seen as (outer, n, inner): a scan runs along n, the node axis that is acted on, and the other
-axes are channels of it. inner is c, or n c where the first axis of edges is scanned; outer is 1, or n where the second
-one is.
-"""
+"""The soft permutation applied to features, and the gradient of t, row and col, both by scans in order of rank."""
 
 from __future__ import annotations
 
@@ -12,144 +7,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, stack, strict_sums, to_lanes, unstack
+from lps_kernels.triton.channels import (
+    block_of,
+    load_pair,
+    load_tile,
+    pair_sums,
+    row_vectors,
+    to_channels,
+    to_tile,
+    total,
+)
+from lps_kernels.triton.laplace import strict_sums, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
-from lps_kernels.triton.moves import node, real_nodes, weight_of
-from lps_kernels.triton.soft_sort import row_sizes
+from lps_kernels.triton.moves import weight_of
+from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
-from lps_kernels.triton.ties import merge, tied_groups
+from lps_kernels.triton.sum_parts import sum_parts
 
 _TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
 _CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
-
-
-@triton.jit
-def to_channels(tile, W: tl.constexpr, E: tl.constexpr):
-    """A tile (L, N, C) in lanes, see laplace.py: one x of L C rows where W is 1, else L C of one row."""
-    L: tl.constexpr = tile.shape[0]
-    C: tl.constexpr = tile.shape[2]
-    if W == 1:
-        return (unstack(tl.reshape(tl.permute(tile, (0, 2, 1)), (L * C, 32, E)), E),)
-    else:
-        flat = unstack(tl.reshape(tl.permute(tile, (1, 0, 2)), (W, 32, E * L * C)), E * L * C)
-        channels = ()
-        for channel in tl.static_range(L * C):
-            parts = ()
-            for e in tl.static_range(E):
-                parts = parts + (flat[e * L * C + channel],)
-            channels = channels + (parts,)
-        return channels
-
-
-@triton.jit
-def to_tile(channels, W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.constexpr):
-    """Undo `to_channels`."""
-    if W == 1:
-        return tl.permute(tl.reshape(stack(channels[0], E), (L, C, 32 * E)), (0, 2, 1))
-    else:
-        flat = ()
-        for e in tl.static_range(E):
-            for channel in tl.static_range(L * C):
-                flat = flat + (channels[channel][e],)
-        return tl.permute(tl.reshape(stack(flat, E * L * C), (W * 32 * E, L, C)), (1, 0, 2))
-
-
-@triton.jit
-def row_vectors(t, row, col, at, nodes, n, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr):
-    """Of a row: decays, what `merge` wants to know of ties, and row and col in lanes."""
-    i = tl.arange(0, W * 32 * E)
-    here = i < nodes
-    sorted_t = tl.load(t + at * n + i, mask=here, other=0.0)
-    decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
-    row_scale = to_lanes(tl.load(row + at * n + i, mask=here, other=0.0), W, E)
-    col_scale = to_lanes(tl.load(col + at * n + i, mask=here, other=0.0), W, E)
-    return decay, tied_groups(to_lanes(sorted_t, W, E), nodes, W, E), row_scale, col_scale
-
-
-@triton.jit
-def load_tile(
-    x, perm, num_nodes, sample, row, graph, n, c, outer, inner, o, q,
-    GATHER: tl.constexpr, FIRST: tl.constexpr, DTYPE: tl.constexpr, N: tl.constexpr,
-):  # fmt: skip
-    """(L, N, C) features: outer o (L,), all ranks, inner q (C,). FIRST: inner holds the other node axis, or no node;
-    else outer does, or is 1. GATHER reads in order of rank what lies in order of nodes. Zero at padding.
-    """
-    i = tl.arange(0, N)
-    valid_i = real_nodes(num_nodes, graph, i, n, i < n)
-    valid_o, valid_q = o < outer, q < inner
-    at_i, at_o, at_q = i, o, q
-    if FIRST:
-        if inner != c:
-            valid_q = real_nodes(num_nodes, graph, q // c, n, valid_q)
-            if GATHER:
-                at_q = node(perm, row * n + q // c, n, valid_q) * c + q % c
-    else:
-        valid_o = real_nodes(num_nodes, graph, o, n, valid_o)
-        if GATHER:
-            at_o = node(perm, row * n + o, n, valid_o)
-    if GATHER:
-        at_i = node(perm, row * n + i, n, valid_i)
-    lines = sample * outer * n + at_o.to(tl.int64)[:, None] * n + at_i[None, :]
-    mask = valid_o[:, None, None] & valid_i[None, :, None] & valid_q[None, None, :]
-    return tl.load(
-        tl.max_contiguous(x + (lines[:, :, None] * inner + at_q[None, None, :]), [1, 1, 1]), mask=mask, other=0
-    ).to(DTYPE)
-
-
-@triton.jit
-def _block_of(item, inner, L: tl.constexpr, C: tl.constexpr):
-    """Outer and inner indices of a work item."""
-    across = tl.cdiv(inner, C)
-    return item // across * L + tl.arange(0, L), item % across * C + tl.arange(0, C)
-
-
-@triton.jit
-def pair_sums(u, v, vectors, sums, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr):
-    """Adds to the gradients of row, col and t / tau through P with dL/dP = u v^T, of one channel or of ROWS of them."""
-    decay, (groups, tied), row_scale, col_scale = vectors
-    row_sum, col_sum, sig = sums
-    scaled_u, scaled_v = (), ()
-    for e in tl.static_range(E):
-        scaled_u, scaled_v = scaled_u + (u[e] * row_scale[e],), scaled_v + (v[e] * col_scale[e],)
-    low, high, own = merge(scaled_v, groups, tied, W, E, ROWS)
-    lower, higher = split_sums(low, high, decay, W, E, ROWS)
-    new_row, half_sig = (), ()
-    for e in tl.static_range(E):
-        new_row = new_row + (row_sum[e] + u[e] * (lower[e] + higher[e] + own[e]),)
-        half_sig = half_sig + (sig[e] + scaled_u[e] * (lower[e] - higher[e]),)
-    low, high, own = merge(scaled_u, groups, tied, W, E, ROWS)
-    lower, higher = split_sums(low, high, decay, W, E, ROWS)
-    new_col, new_sig = (), ()
-    for e in tl.static_range(E):
-        new_col = new_col + (col_sum[e] + v[e] * (lower[e] + higher[e] + own[e]),)
-        new_sig = new_sig + (half_sig[e] + scaled_v[e] * (lower[e] - higher[e]),)
-    return new_row, new_col, new_sig
-
-
-@triton.jit
-def load_pair(
-    u, v, perm, num_nodes, sample, at, graph, n, c, outer, inner, item, GATHER: tl.constexpr, FIRST: tl.constexpr,
-    DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, L: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """A work item's channels of u, in order of nodes if GATHER, and of v, in lanes."""
-    N: tl.constexpr = W * 32 * E
-    o, q = _block_of(item, inner, L, C)
-    us = load_tile(u, perm, num_nodes, sample, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N)
-    vs = load_tile(v, perm, num_nodes, at, at, graph, n, c, outer, inner, o, q, False, FIRST, DTYPE, N)
-    return to_channels(us, W, E), to_channels(vs, W, E)
-
-
-@triton.jit
-def total(parts, W: tl.constexpr, E: tl.constexpr):
-    """(BLOCK,): the sum over the rows of E tensors (ROWS, 32); over none where a row takes W warps."""
-    if W == 1:
-        found = ()
-        for e in tl.static_range(E):
-            found = found + (tl.sum(parts[e], 0, keep_dims=True),)
-        return from_lanes(found, W, E)
-    else:
-        return from_lanes(parts, W, E)
 
 
 @triton.jit(do_not_specialize=["k", "n", "parts"])
@@ -213,7 +90,7 @@ def soft_product_kernel(
     decay, _ties, before_scale, after_scale = row_vectors(
         t, before, after, at, nodes, n, tau_inverse, DTYPE, W, E
     )  # fmt: skip
-    o, q = _block_of(item, inner, L, C)
+    o, q = block_of(item, inner, L, C)
     sample = at if EACH else graph
     xs = load_tile(x, perm, num_nodes, sample, at, graph, n, c, outer, inner, o, q, GATHER, FIRST, DTYPE, N)
     w = weight_of(weights, scale, at + tl.zeros((1, 1), tl.int64), None, DTYPE)
@@ -232,15 +109,19 @@ def soft_product_kernel(
     tl.store(y + lines[:, :, None] * inner + q[None, None, :], value, mask=mask)
 
 
-def _tiles(n: int, c: int, dtype: torch.dtype) -> tuple[dict, dict]:
+def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
     their channels where the second is."""
     lanes = row_sizes(n, torch.float64)  # fewer elements a lane than in soft_sort: there are channels to hold too
     room = _CHANNELS
     if lanes["W"] == 1:
-        lanes["num_warps"] = 8
-        room = _TILE // (32 * lanes["E"]) // (2 if dtype == torch.float64 else 1)
+        room = _TILE // (32 * lanes["E"])
+    room //= 2 if dtype == torch.float64 else 1
     channels = min(power_of_two(c), room)
+    if order == 1:
+        room = channels
+    if lanes["W"] == 1:
+        lanes["num_warps"] = min(room, 8)
     return lanes, {"C0": room, "L1": room // channels, "C1": channels}
 
 
@@ -268,13 +149,15 @@ def soft_gradient(
     parts = max(1, min(-(-_BUSY // max(b * k, 1)), -(-line // 64)))
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
-        lanes, tiles = _tiles(n, c, t.dtype)
+        lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
                 gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **lanes, **tiles,
             )  # fmt: skip
-    return tuple(g.sum(2) if parts > 1 else g.view(b, k, n) for g in grads)
+            if parts > 1:
+                grads = sum_parts(grads, 2)
+    return tuple(g.view(b, k, n) for g in grads)
 
 
 def soft_product(
@@ -285,7 +168,7 @@ def soft_product(
     c = x.shape[-1]
     outer, inner = (1, c if out.dim() == 4 else n * c) if axis == 0 else (n, c)
     if out.numel():
-        lanes, tiles = _tiles(n, c, t.dtype)
+        lanes, tiles = _tiles(n, c, out.dim() - 3, t.dtype)
         block = {"L": 1, "C": tiles["C0"]} if axis == 0 else {"L": tiles["L1"], "C": tiles["C1"]}
         count = b * k * -(-outer // block["L"]) * -(-inner // block["C"])
         with on(t):

@@ -7,32 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.laplace import (
-    decays,
-    from_lanes,
-    gaps,
-    load_lanes,
-    split_sums,
-    store_lanes,
-    strict_sums,
-    to_lanes,
-)
-from lps_kernels.triton.launch import OPTIONS, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.laplace import decays, from_lanes, gaps, to_lanes
+from lps_kernels.triton.launch import compute, dense, nothing, on, programs
+from lps_kernels.triton.sinkhorn import half_step, row_sizes, sinkhorn_backward
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
-from lps_kernels.triton.ties import merge, tied_groups
 
-# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
-_LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
-_LANES_DOUBLE = {
-    32: (1, 1),
-    64: (1, 2),
-    128: (1, 4),
-    256: (2, 4),
-    512: (4, 4),
-    1024: (8, 4),
-    2048: (16, 4),
-    4096: (32, 4),
-}
 # Iterates that the backward kernel keeps, in bytes: within an H100's L2 of 50 MB, and enough rows to fill the device.
 _SCRATCH = 32 << 20
 
@@ -68,33 +47,6 @@ def over_norm(x, largest, root):
     return divide(divide(x, first + tl.zeros_like(x)), second + tl.zeros_like(x))
 
 
-@triton.jit
-def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
-    """1 / (K x), half an iteration."""
-    lower, higher = strict_sums(x, decay, W, E)
-    y = ()
-    for e in tl.static_range(E):
-        y = y + (1.0 / (lower[e] + (higher[e] + x[e])),)
-    return y
-
-
-@triton.jit
-def half_step_backward(x, y, a, sig, groups, tied, decay, W: tl.constexpr, E: tl.constexpr):
-    """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q, and sig -= q D x + x D q."""
-    low, high, _own = merge(x, groups, tied, W, E)
-    lower_x, higher_x = split_sums(low, high, decay, W, E)
-    q = ()
-    for e in tl.static_range(E):
-        q = q + (y[e] * a[e],)
-    low, high, own = merge(q, groups, tied, W, E)
-    lower, higher = split_sums(low, high, decay, W, E)
-    before, slope = (), ()
-    for e in tl.static_range(E):
-        before = before + (-x[e] * (lower[e] + (higher[e] + own[e])),)
-        slope = slope + (sig[e] - (q[e] * (lower_x[e] - higher_x[e]) + x[e] * (lower[e] - higher[e])),)
-    return before, slope
-
-
 @triton.jit(do_not_specialize=["k", "n_iter"])
 def soft_sort_kernel(
     scores, seed, num_nodes, perm, t, row, col, k, n, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr,
@@ -122,41 +74,6 @@ def soft_sort_kernel(
         kept = (i < nodes) & (bad == 0)
         tl.store(row + at * n + i, tl.where(kept, from_lanes(x, W, E), 0.0), mask=i < n)
         tl.store(col + at * n + i, tl.where(kept, from_lanes(y, W, E), 0.0), mask=i < n)
-
-
-@triton.jit
-def sinkhorn_backward(
-    t, row, col, grad_row, grad_col, kept, at, nodes, n, tau_inverse, n_iter, DTYPE: tl.constexpr,
-    W: tl.constexpr, E: tl.constexpr,
-):  # fmt: skip
-    """The gradient of t (BLOCK,) in units of tau. kept: room for the iterate before each half step, rows (BLOCK,)."""
-    BLOCK: tl.constexpr = W * 32 * E
-    i = tl.arange(0, BLOCK)
-    rho, kap = tl.zeros((BLOCK,), DTYPE), tl.zeros((BLOCK,), DTYPE)
-    mine = i < nodes
-    if grad_row is not None:
-        rho = tl.load(grad_row + at * n + i, mask=mine, other=0.0) * tl.load(row + at * n + i, mask=mine, other=0.0)
-    if grad_col is not None:
-        kap = tl.load(grad_col + at * n + i, mask=mine, other=0.0) * tl.load(col + at * n + i, mask=mine, other=0.0)
-    sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
-    decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
-    groups, tied = tied_groups(to_lanes(sorted_t, W, E), nodes, W, E)
-    y = to_lanes(tl.full((BLOCK,), 1.0, DTYPE), W, E)
-    for m in range(2 * n_iter):
-        store_lanes(kept + m * BLOCK, y, W, E)
-        y = half_step(y, decay, W, E)
-    tl.debug_barrier()
-    a, extra = to_lanes(kap, W, E), to_lanes(rho, W, E)
-    sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
-    for back in range(2 * n_iter):
-        x = load_lanes(kept + (2 * n_iter - 1 - back) * BLOCK, W, E)
-        before, sig = half_step_backward(x, y, a, sig, groups, tied, decay, W, E)
-        y, a = x, ()
-        for e in tl.static_range(E):
-            a = a + (before[e] + extra[e],)
-        extra = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
-    tl.debug_barrier()  # the next row of this program writes where this one has read
-    return from_lanes(sig, W, E)
 
 
 @triton.jit(do_not_specialize=["rows", "k", "n_iter"])
@@ -199,12 +116,6 @@ def check(scores: Tensor, num_nodes: Tensor | None, seed: Tensor | None = None) 
             f"backend 'triton': soft_sort sorts rows of at most {MAX_NODES} scores, got n = {scores.shape[2]}; "
             "backend='reference' has no such limit"
         )
-
-
-def row_sizes(n: int, dtype: torch.dtype) -> dict:
-    block = power_of_two(n, 32)
-    warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]
-    return {"W": warps, "E": elements, "num_warps": warps, **OPTIONS}
 
 
 def soft_sort(
