@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
         tile.load(y, row * size, count, v);
       } else {
         bool live[Nodes::kItems];
-        if (whole != nullptr) hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        if (whole != nullptr) Nodes::hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
         tile.gather(y, row * size, whole, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kTileThreads)
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
   T* const whole = held_row(a);
-  if (whole != nullptr && mean) hold_row(grad_x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
+  if (whole != nullptr && mean) Nodes::hold_row(grad_x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kTileThreads)
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
       if (a.order.given()) {
         bool live[Nodes::kItems];
-        if (whole != nullptr && !mean) hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
+        if (whole != nullptr && !mean) Nodes::hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
         tile.gather(grad_x, from, whole, a.order, row * a.n, count, g, live);
       } else if (!mean) {
         tile.load(grad_x, from, count, g);
@@ -140,7 +140,7 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a),
-             shared_of(s, a), a, numbers(x), numbers(y), mean);
+             shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
     });
     if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, nodes, weights, mean);
   });
@@ -181,8 +181,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("inverse_rotate_mean_backward_kernel", inverse_rotate_mean_backward_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of(a), shared_of(s, a), a, wanted(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad),
-             numbers(y), mean);
+             threads_of(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_y), sums ? out<T>(partial) : nullptr,
+             numbers(grad), numbers(y), mean);
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, center, weights, false, mean, grad_q, grad_center,
                             grad_weights);

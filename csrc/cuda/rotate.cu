@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
   T* const whole = held_row(a);
-  if (whole != nullptr) hold_row(x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
+  if (whole != nullptr) Nodes::hold_row(x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   if (part.tile >= part.end) return;
   held.read(a, part.b, part.first, part.last, part.lane);
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kTileThreads)
         tile.load(grad_y, row * size, count, g);
       } else {
         bool live[Nodes::kItems];
-        if (whole != nullptr) hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        if (whole != nullptr) Nodes::hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
         tile.gather(grad_y, row * size, whole, a.order, row * a.n, count, g, live);
       }
       T m[D * D];
@@ -123,8 +123,8 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
     using T = decltype(number);
     const bool done = tile_switch(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
-      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a), shared_of(s, a), a,
-             numbers(y), numbers(x));
+      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
+             shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(y), numbers(x));
     });
     if (!done) turn_lines<T>(s, y, x, q, center, perm, num_nodes);
   });
@@ -160,7 +160,8 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
-             shared_of(s, a), a, wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
+             shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad),
+             numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
                             empty(q, {0}));

@@ -232,9 +232,9 @@ template <class T>
 int threads_of(const Turn<T>& a) {
   return static_cast<int>(std::min<int64_t>(a.tiles_of_block, kTileWarps)) * kWarp;
 }
-template <class T>
+template <class T, int COUNT>
 size_t shared_of(const Space& s, const Turn<T>& a) {
-  return a.held ? s.size() * sizeof(T) : 0;
+  return a.held ? Tile<T, COUNT>::padded(static_cast<int>(s.size())) * sizeof(T) : 0;
 }
 
 // The row that is gathered from, where it is held.

@@ -37,19 +37,6 @@ __device__ __forceinline__ int within_sector(const Address* p) {
   return static_cast<int>(reinterpret_cast<uintptr_t>(p) % 32 / sizeof(Address));
 }
 
-// The block's threads copy `size` numbers of x into shared memory.
-template <class T>
-__device__ __forceinline__ void hold_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
-  __syncthreads();
-  typed<T>(x, [&](const auto* from) {
-    from += offset;
-    for (int64_t i = static_cast<int>(threadIdx.x) - within_sector(from); i < size; i += blockDim.x) {
-      if (i >= 0) row[i] = static_cast<T>(from[i]);
-    }
-  });
-  __syncthreads();
-}
-
 // A tile is kItems times 32 lanes with COUNT numbers each: for vectors 128 bytes an entry, enough that what its ends
 // share with other tiles, and the matrix, are little beside it.
 template <class T, int COUNT>
@@ -90,7 +77,7 @@ struct Tile {
     }
   }
 
-  static __device__ int padded(int i) {
+  static __host__ __device__ int padded(int i) {
     return i + i / kGap;
   }
   __device__ int local(int t, int e) const {
@@ -111,6 +98,26 @@ struct Tile {
 #pragma unroll
       for (int e = 0; e < COUNT; ++e) v[t][e] = use[t] ? static_cast<T>(from[base[t] + e * c]) : T(0);
     }
+  }
+  // The same from a row in shared memory.
+  __device__ void read_held(const T* row, const Places& base, const bool (&use)[kItems], Entries& v) const {
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int own = static_cast<int>(base[t]), apart = static_cast<int>(c);
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) v[t][e] = use[t] ? row[padded(own + e * apart)] : T(0);
+    }
+  }
+  // The block's threads copy `size` numbers of x into shared memory.
+  static __device__ void hold_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
+    __syncthreads();
+    typed<T>(x, [&](const auto* from) {
+      from += offset;
+      for (int64_t i = static_cast<int>(threadIdx.x) - within_sector(from); i < size; i += blockDim.x) {
+        if (i >= 0) row[padded(static_cast<int>(i))] = static_cast<T>(from[i]);
+      }
+    });
+    __syncthreads();
   }
   // Steps through memory begin where sectors do, or each would touch one more of them; so there is one more step.
 
@@ -196,7 +203,7 @@ struct Tile {
       live[t] = found >= 0 && found < count;
       base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
     }
-    if (held != nullptr) return read(held, base, live, v);
+    if (held != nullptr) return read_held(held, base, live, v);
     typed<T>(x, [&](const auto* from) { read(from + offset, base, live, v); });
   }
 };
