@@ -19,7 +19,29 @@ struct Rows {
   Temperature<T> inverse_tau;
 };
 
-// Both half steps of an iteration: x = 1 / (K y), y = 1 / (K x).
+inline void check_scores(const char* op, const Tensor& scores, const OptionalTensor& num_nodes, double tau,
+                         int64_t n_iter) {
+  STD_TORCH_CHECK(scores.dim() == 3, op, ": expected scores of shape (b, k, n)");
+  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == scores.size(0), op, ": expected num_nodes of shape (b,)");
+  STD_TORCH_CHECK(tau > 0 && n_iter >= 0, op, ": expected tau > 0 and n_iter >= 0");
+  check_row_length("soft_sort", scores.size(2));
+}
+
+template <class T>
+Rows<T> rows_of(const Tensor& scores, const OptionalTensor& num_nodes, double tau, int64_t n_iter, bool normalize,
+                bool soft) {
+  return {numbers(scores),
+          in<int64_t>(num_nodes),
+          scores.size(0) * scores.size(1),
+          scores.size(1),
+          static_cast<int>(scores.size(2)),
+          n_iter,
+          normalize,
+          soft,
+          Temperature<T>(tau)};
+}
+
+// x = 1 / (K y).
 template <class T, class Team, int E>
 __device__ __forceinline__ void half_step(const Team& team, const Links<T, Team, E>& decay, WarpTotals<T>& totals,
                                           const T (&y)[E], T (&x)[E]) {
