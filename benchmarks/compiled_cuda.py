@@ -1,8 +1,9 @@
-"""The built CUDA kernels, read from lps_kernels/_cuda.so without a GPU: registers, spills, shared memory, occupancy.
+"""The built CUDA kernels, read from lps_kernels/_cuda.so without a GPU: registers, stack, shared memory, occupancy.
 
     python -m benchmarks.compiled_cuda --write      # benchmarks/results/compiled_cuda.json
 
-By cuobjdump, of the CUDA toolkit or of Triton's package. What a launch adds to the shared memory is not in the file.
+By cuobjdump, of the CUDA toolkit or of Triton's package. What a launch adds to the shared memory is not in the file;
+`stack` holds spills and what calls of subroutines put aside, in bytes a thread.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ def kernels(path: Path) -> Iterator[dict]:
         elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             registers, stack, shared, local = map(int, match.groups())
             found.append((name, architecture, registers, stack + local, shared))
-    for (_, architecture, registers, spilled, shared), name in zip(found, short([f[0] for f in found])):
+    for (_, architecture, registers, stack, shared), name in zip(found, short([f[0] for f in found])):
         of_warp = -(-registers * 32 // UNIT) * UNIT
         yield {
             "kernel": name,
             "target": architecture,
             "registers": registers,
-            "spilled": spilled,
+            "stack": stack,
             "static_shared": shared,
             "warps_by_registers": min(WARPS, REGISTERS // of_warp),
         }

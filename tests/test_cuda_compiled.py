@@ -10,16 +10,17 @@ from lps_kernels import native
 pytestmark = pytest.mark.skipif(
     compiled.cuobjdump() is None or not compiled.library().exists(), reason="no cuobjdump, or no CUDA build"
 )
-# Rows of more than 2,048 numbers, or 1,024 in float64, are held by 512 threads with 128 registers each; those that keep
-# most between scans spill some: bytes a thread.
-LONGEST, MOST = re.compile(r"BlockTeam<512>|<double, BlockTeam<256>, 8>"), 768
+# Bytes of stack a thread. What calls of subroutines put aside, divisions of 64 bits for example, is on it too. Rows of
+# more than 2,048 numbers, or 1,024 in float64, are held by 512 threads with 128 registers each: the kernels that keep
+# most between scans spill there.
+FRAME, LONGEST, MOST = 48, re.compile(r"BlockTeam<512>|<double, BlockTeam<256>, 8>"), 768
 
 
 def test_nothing_is_spilled_but_in_the_longest_rows():
     rows = list(compiled.kernels(compiled.library()))
     assert len(rows) >= 50
     for row in rows:
-        assert row["spilled"] <= (MOST if LONGEST.search(row["kernel"]) else 0), row
+        assert row["stack"] <= (MOST if LONGEST.search(row["kernel"]) else FRAME), row
         assert row["registers"] <= (128 if "BlockTeam<512>" in row["kernel"] else 255), row
 
 
