@@ -4,6 +4,7 @@ import pytest
 import torch
 from lps import models
 from lps.groups import Uniform, learned
+from lps.models.mlp import MLP
 from lps.models.patches import Layout, PatchIn, PatchOut
 from lps.models.representations import particle_pairs
 from samples import directional, random_graphs, random_particles
@@ -219,6 +220,12 @@ def test_settings_that_can_not_be_are_refused(config, message):
 def test_a_graph_larger_than_the_identifiers_is_refused():
     with pytest.raises(ValueError, match="n: expected graphs of at most 7 nodes, got 9"):
         double(GINID)(random_graphs(n=9))
+
+
+def test_an_mlp_names_inputs_of_another_size():
+    net = MLP(n=4, node_channels=2, out_channels=3, hidden=(8,))
+    with pytest.raises(ValueError, match=r"expected 24 numbers a graph, got 35 in shapes \(1, 5, 2\), \(1, 5, 5, 1\)"):
+        net(torch.zeros(1, 5, 2), torch.zeros(1, 5, 5, 1))
 
 
 def test_particles_have_no_graph_outputs():

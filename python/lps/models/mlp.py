@@ -59,4 +59,8 @@ class MLP(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """(m, n, c) and (m, n, n, c) in the order of order_in -> (m, ...)."""
         x = torch.cat([a.flatten(1) for a in inputs], 1)
+        wanted = self.layers[0].in_features
+        if x.shape[1] != wanted:
+            got = ", ".join(str(tuple(a.shape)) for a in inputs)
+            raise ValueError(f"inputs: expected {wanted} numbers a graph, got {x.shape[1]} in shapes {got}")
         return self.layers(x).view(x.shape[0], *self.shape)
