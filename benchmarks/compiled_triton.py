@@ -89,6 +89,9 @@ def source(kernel: JITFunction, arguments: dict) -> ASTSource:
         elif isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]  # as PyTorch allocates
+        elif isinstance(value, tuple):
+            signature[name] = tuple(_TYPES[each.dtype] for each in value)
+            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(len(value))}
         elif parameter.annotation_type:
             signature[name] = parameter.annotation_type
         else:

@@ -52,7 +52,8 @@ def row_vectors(t, row, col, at, nodes, n, tau_inverse, DTYPE: tl.constexpr, W: 
     decay = decays(gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E))
     row_scale = to_lanes(tl.load(row + at * n + i, mask=here, other=0.0), W, E)
     col_scale = to_lanes(tl.load(col + at * n + i, mask=here, other=0.0), W, E)
-    return decay, tied_groups(to_lanes(sorted_t, W, E), nodes, W, E), row_scale, col_scale
+    groups, tied = tied_groups(to_lanes(sorted_t, W, E), nodes, W, E)
+    return decay, groups, tied, row_scale, col_scale
 
 
 @triton.jit
@@ -95,7 +96,7 @@ def block_of(item, inner, L: tl.constexpr, C: tl.constexpr):
 @triton.jit
 def pair_sums(u, v, vectors, sums, W: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr):
     """Adds to the gradients of row, col and t / tau through P with dL/dP = u v^T, of one channel or of ROWS of them."""
-    decay, (groups, tied), row_scale, col_scale = vectors
+    decay, groups, tied, row_scale, col_scale = vectors
     row_sum, col_sum, sig = sums
     scaled_u, scaled_v = (), ()
     for e in tl.static_range(E):

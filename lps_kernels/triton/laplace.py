@@ -125,14 +125,18 @@ def gaps(t, nodes, tau_inverse, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.cons
         down_lanes = down_lanes + (gap(far_down, t[0], real_down, tau_inverse, DTYPE),)
     if W == 1:
         return inner, up, down, up_lanes, down_lanes, (), ()
-    # From warps before to the end of the warp before this one, and from there to each lane; mirrored.
-    other = tl.arange(0, W)[None, :]
-    real_before, real_after = (other < warp) & (warp * 32 * E - 1 < nodes), (other > warp) & (other * 32 * E < nodes)
-    warps_up = gap(before_warp, warp_last, real_before, tau_inverse, DTYPE)
-    warps_down = gap(warp_first, after_warp, real_after, tau_inverse, DTYPE)
-    to_lane = gap(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE)
-    from_lane = gap(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE)
-    return inner, up, down, up_lanes, down_lanes, (warps_up, to_lane), (warps_down, from_lane)
+    else:  # said, because Triton 3.6 compiles what follows a return
+        # From warps before to the end of the warp before this one, and from there to each lane; mirrored.
+        other = tl.arange(0, W)[None, :]
+        real_before, real_after = (
+            (other < warp) & (warp * 32 * E - 1 < nodes),
+            (other > warp) & (other * 32 * E < nodes),
+        )
+        warps_up = gap(before_warp, warp_last, real_before, tau_inverse, DTYPE)
+        warps_down = gap(warp_first, after_warp, real_after, tau_inverse, DTYPE)
+        to_lane = gap(before, before_warp, (warp > 0) & (at - 1 < nodes), tau_inverse, DTYPE)
+        from_lane = gap(after_warp, after, (warp < W - 1) & ((warp + 1) * 32 * E < nodes), tau_inverse, DTYPE)
+        return inner, up, down, up_lanes, down_lanes, (warps_up, to_lane), (warps_down, from_lane)
 
 
 @triton.jit

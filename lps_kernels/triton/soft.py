@@ -87,7 +87,7 @@ def soft_product_kernel(
     at, item = (tl.program_id(0) // items).to(tl.int64), tl.program_id(0) % items
     i, graph = tl.arange(0, N), at // k
     nodes = count_nodes(num_nodes, graph, n)
-    decay, _ties, before_scale, after_scale = row_vectors(
+    decay, _groups, _tied, before_scale, after_scale = row_vectors(
         t, before, after, at, nodes, n, tau_inverse, DTYPE, W, E
     )  # fmt: skip
     o, q = block_of(item, inner, L, C)
