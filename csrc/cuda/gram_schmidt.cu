@@ -114,10 +114,9 @@ std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
     using T = decltype(number);
     with_numbers<T>(complex, [&](auto entry) {
       using N = typename decltype(entry)::type;
-      constexpr int64_t small = std::is_same_v<N, T> ? kSmall : kSmallComplex;
-      if (d <= small) {
+      if (held_by_thread<N>(d, m)) {
         return small_switch(d, m, [&](auto D, auto M) {
-          if constexpr (D <= small) {
+          if constexpr (held_by_thread<N>(D, M)) {
             launch("gram_schmidt_small_kernel", gram_schmidt_small_kernel<D, M, N, Given>, v, blocks(b, kMatrices),
                    kMatrices, 0, Given{numbers(v)}, b, special, out<T>(q), out<bool>(degenerate));
           }
@@ -154,10 +153,9 @@ Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bo
     using T = decltype(number);
     with_numbers<T>(v.dim() == 4, [&](auto entry) {
       using N = typename decltype(entry)::type;
-      constexpr int64_t small = std::is_same_v<N, T> ? kSmall : kSmallComplex;
-      if (d <= small) {
+      if (held_by_thread<N>(d, m)) {
         return small_switch(d, m, [&](auto D, auto M) {
-          if constexpr (D <= small) {
+          if constexpr (held_by_thread<N>(D, M)) {
             launch("gram_schmidt_backward_small_kernel", gram_schmidt_backward_small_kernel<D, M, N>, v,
                    blocks(b, kMatrices), kMatrices, 0, in<T>(grad), numbers(v), in<T>(q), in<bool>(degenerate), b,
                    numbers(grad_v));

@@ -9,6 +9,11 @@ namespace lps::cuda {
 
 // Up to this d a thread holds a matrix.
 constexpr int64_t kSmall = 4, kSmallComplex = 3;
+// Rectangular ones in float64 or complex go the way of larger ones, to halve the time that the kernels take to compile.
+template <class N>
+constexpr bool held_by_thread(int64_t d, int64_t m) {
+  return d <= (sizeof(N) == sizeof(Real<N>) ? kSmall : kSmallComplex) && (d == m || std::is_same_v<N, float>);
+}
 constexpr int kMatrices = 128;  // a block's, and its threads
 
 // D x M numbers of N in units of T, and how far apart two matrices lie: odd, so that threads meet no bank twice.

@@ -137,7 +137,7 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
   const OptionalTensor nodes = s.k > 0 ? num_nodes : OptionalTensor();
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
-    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+    const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a),
              shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   if (!mean) weights = std::nullopt;
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
-    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+    const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true,
                                            mean ? Gathers::kInput : Gathers::kSamples);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);

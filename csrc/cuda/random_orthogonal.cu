@@ -62,11 +62,10 @@ struct DrawnMatrices {
 
 template <class T, class N>
 static void launch_haar(const Tensor& seed, int64_t rows, int64_t d, bool special, const Tensor& q) {
-  constexpr int64_t small = std::is_same_v<N, T> ? kSmall : kSmallComplex;
   bool* const degenerate = nullptr;
-  if (d <= small) {
+  if (held_by_thread<N>(d, d)) {
     return small_switch(d, d, [&](auto D, auto M) {
-      if constexpr (D == M && D <= small) {
+      if constexpr (D == M && held_by_thread<N>(D, M)) {
         launch("random_orthogonal_kernel", gram_schmidt_small_kernel<D, D, N, Drawn>, q, blocks(rows, kMatrices),
                kMatrices, 0, Drawn{in<int64_t>(seed)}, rows, special, out<T>(q), degenerate);
       }

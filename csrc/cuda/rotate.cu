@@ -121,7 +121,7 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
   if (y.numel() == 0) return y;
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
-    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+    const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
       launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
              shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(y), numbers(x));
@@ -154,7 +154,7 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   const bool sums = need_q || need_center;
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
-    const bool done = tile_switch(s, [&](auto D, auto ORDER) {
+    const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a =
           cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);

@@ -177,16 +177,17 @@ __device__ __forceinline__ void write_sums(const T (&v)[WIDTH], T* to, int lane)
   if (lane < WIDTH) to[lane] = held[0];
 }
 
-// Calls body(D, ORDER) as constants where the kernels of tiles serve them; whether they do.
-template <class Body>
+// Calls body(D, ORDER) as constants where the kernels of tiles serve them; whether they do. Not tensors in float64:
+// their kernels would take as long to compile as all others.
+template <class T, class Body>
 bool tile_switch(const Space& s, const Body& body) {
   const auto with = [&](auto D) {
     if (s.order == 1) {
       body(D, std::integral_constant<int, 1>());
-    } else {
-      body(D, std::integral_constant<int, 2>());
+      return true;
     }
-    return true;
+    if constexpr (sizeof(T) == 4) body(D, std::integral_constant<int, 2>());
+    return sizeof(T) == 4;
   };
   switch (s.d) {
     case 2:
