@@ -14,7 +14,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 def blocks() -> dict[str, str]:
     """What stands between <!-- begin NAME --> and <!-- end NAME -->."""
-    measured = [results.markdown(path) for path in sorted(results.FOLDER.glob("*.json"))]
+    measured = [
+        results.markdown(path) for path in sorted(results.FOLDER.glob("*.json")) if path.stem != "compiled_triton"
+    ]
     return {"ops": info.markdown(), "ratios": "\n\n".join(measured)}
 
 
