@@ -34,7 +34,7 @@ test: build
 
 # Triton's kernels without a GPU: its interpreter, which is slow and has to be chosen before Triton is imported.
 test-triton: $(VENV)/.triton
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton_interpreter.py $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) tests/test_triton_interpreter.py $(PYTEST_ARGS)
 
 # The paper's system, python/lps: models, data and experiments.
 test-lps: build $(VENV_LPS)/.packages

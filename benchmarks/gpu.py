@@ -26,11 +26,11 @@ ROOT = Path(__file__).parents[1]
 STATE = ROOT / "build" / "gpu.json"
 SOURCES = ("csrc/**/*.*", "lps_kernels/**/*.py", "tests/*.py", "benchmarks/*.py", "CMakeLists.txt", "setup.py")
 LAUNCHES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_cuda_*.py"))
-LAUNCHES += ["tests/test_triton_launch.py", "tests/test_triton_counters.py"]
+LAUNCHES += [f"tests/test_triton_{what}.py" for what in ("launch", "counters", "graphs")]
 # What a device runs of the tests: every op on both backends, and what is true of launches only. SMALL is for a device
 # that is simulated, where an instruction costs a microsecond.
 TESTS = ["tests/test_every_op.py", *LAUNCHES, "tests/test_triton_rotations.py", "-k", "cuda or triton or launch"]
-SMALL = [*LAUNCHES, "-m", "not long"]
+SMALL = [*LAUNCHES, "-m", "not long", "-k", "not reduced and not long"]
 SANITIZED = ["tests/test_every_op.py", "-k", "test_gradient and cuda and default"]
 
 
