@@ -32,7 +32,7 @@ def test_too_old(tmp_path, version):
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text(f"__version__ = '{version}'\n")
     told = f"triton {version} is too old: pip install -U 'triton>=3.6'"
-    assert answers(tmp_path) == [told, f"backend 'triton': permute is not available, {told}"]
+    assert answers(tmp_path) == [told, f"backend 'triton': permute is not available: {told}"]
 
 
 def test_missing(tmp_path):
@@ -42,4 +42,4 @@ def test_missing(tmp_path):
     )
     (tmp_path / "sitecustomize.py").write_text(blocker)
     told = "triton is not installed: pip install 'triton>=3.6'"
-    assert answers(tmp_path) == [told, f"backend 'triton': permute is not available, {told}"]
+    assert answers(tmp_path) == [told, f"backend 'triton': permute is not available: {told}"]
