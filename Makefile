@@ -53,7 +53,7 @@ bench: build
 # On a machine with an NVIDIA GPU, with the torch that PYTHON has and without .venv or a network: builds, tests and times.
 # SMALL=1 tests only, at sizes for a simulated device.
 gpu:
-	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
 
 # Whole training steps of the paper's settings against the published method.
 bench-lps: build $(VENV_LPS)/.packages
