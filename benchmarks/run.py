@@ -39,7 +39,7 @@ def tables(op: str | None = None) -> dict:
         except ModuleNotFoundError as error:
             if error.name not in OPTIONAL:
                 raise
-    found = {name: m for name, m in modules.items() if hasattr(m, "CASES")}
+    found = {name: m for name, m in modules.items() if hasattr(m, "CASES") and hasattr(m, "build")}
     if op is not None and op not in found:
         raise SystemExit(f"--op: expected one of {', '.join(found)}, got {op}")
     return {name: m for name, m in found.items() if op in (None, name)}
