@@ -224,8 +224,24 @@ def edge_matmul(edges: Tensor, matrix: Tensor) -> Tensor:
     return (matrix.mT @ columns).view(b, k, n, n, c).transpose(-2, -3)
 
 
+def published_gram_schmidt(v: Tensor) -> Tensor:
+    """Orthonormal columns of v (b, 3, 3) with the published code's steps: noise against dependent columns, projections
+    on columns that get their length last, all in a buffer."""
+    v = v + 1e-6 * torch.randn_like(v)
+    columns = torch.zeros_like(v)
+    for j in range(v.shape[-1]):
+        column = v[..., j].clone()
+        along = torch.zeros_like(column)
+        for i in range(j):
+            u = columns[..., i].clone()
+            along = along + (column * u).sum(-1, keepdim=True) / (u * u).sum(-1, keepdim=True) * u
+        columns[..., j] = column - along
+    return torch.nn.functional.normalize(columns, dim=-2)
+
+
 def eager_gram_schmidt(v: Tensor) -> Tensor:
-    """Orthonormal columns of v (..., d, d), each projected once on those before, as the published method does it."""
+    """Orthonormal columns of v (..., d, d) in as few steps as eager PyTorch allows: each projected once on those
+    before."""
     columns: list[Tensor] = []
     for j in range(v.shape[-1]):
         u = v[..., j]

@@ -131,6 +131,16 @@ LPS_FN void orthonormalize_column(N (*v)[D], Mask* degenerate) {
   if constexpr (J + 1 < M) orthonormalize_column<D, M, J + 1>(v, degenerate);
 }
 
+// The first column takes the determinant's sign, where there is one.
+template <int D, int M, class N>
+LPS_FN void make_special(N (*q)[D]) {
+  using S = Real<N>;
+  if constexpr (D == M && sizeof(N) == sizeof(S)) {
+    const S det = determinant<D>(q), zero = Lanes<S>::splat(0);
+    for (int i = 0; i < D; ++i) q[0][i] = det < zero ? zero - q[0][i] : q[0][i];
+  }
+}
+
 // v becomes q. degenerate[j]: column j is completed from the standard basis, or the matrix is not finite.
 template <int D, int M, class N, class Mask>
 LPS_FN void gram_schmidt(N (*v)[D], bool special, Mask* degenerate) {
@@ -147,12 +157,7 @@ LPS_FN void gram_schmidt(N (*v)[D], bool special, Mask* degenerate) {
   orthonormalize_column<D, M, 0>(v, degenerate);
   LPS_UNROLL(4)
   for (int j = 0; j < M; ++j) degenerate[j] = degenerate[j] | (finite == 0);
-  if constexpr (D == M && sizeof(N) == sizeof(S)) {
-    if (special) {
-      const S det = determinant<D>(v), zero = Lanes<S>::splat(T(0));
-      for (int i = 0; i < D; ++i) v[0][i] = det < zero ? zero - v[0][i] : v[0][i];
-    }
-  }
+  if (special) make_special<D, M>(v);
 }
 
 // change_i = conj(r_i) sum_{l < J} p_l q_l + conj(p_i) (v - r_J q_J), p = h / r_J: see below.

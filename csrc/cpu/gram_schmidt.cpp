@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> gram_schmidt(Tensor v, bool special) {
       }
       return;
     }
-    parallel_for(b, grain_for(3.0 * d * m), [&](int64_t begin, int64_t end) {
+    parallel_for(b, grain_for(0.5 * d * m), [&](int64_t begin, int64_t end) {
       small_switch(d, m, [&](auto D, auto M) {
         if (complex) {
           if constexpr (D <= kSmallComplex) {
@@ -122,7 +122,7 @@ Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor, Tensor v, bo
       }
       return;
     }
-    parallel_for(b, grain_for(6.0 * d * m), [&](int64_t begin, int64_t end) {
+    parallel_for(b, grain_for(1.0 * d * m), [&](int64_t begin, int64_t end) {
       small_switch(d, m, [&](auto D, auto M) {
         if (complex) {
           if constexpr (D <= kSmallComplex) {
