@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/laplace.h"
+#include "cpu/parallel.h"
 #include "cpu/simd.h"
 
 namespace lps::cpu {
@@ -64,6 +65,22 @@ struct Units {
     return difference * high + difference * low;
   }
 };
+
+// The number of nodes of each of `count` rows.
+template <class T>
+Vec<T> lane_counts(const int64_t* nodes, int64_t row, int64_t count, int64_t k, int64_t n) {
+  Vec<T> counts{};
+  for (int64_t lane = 0; lane < count; ++lane) counts[lane] = static_cast<T>(count_nodes(nodes, (row + lane) / k, n));
+  return counts;
+}
+
+// Calls body(first row, rows) for groups of kLanes rows, in parallel; `work` is nanoseconds a row.
+template <class T, class Body>
+void for_groups(int64_t rows, double work, const Body& body) {
+  constexpr int64_t lanes = kLanes<T>;
+  parallel_for((rows + lanes - 1) / lanes, grain_for(work * lanes),
+               [&](int64_t begin, int64_t end) { body(begin * lanes, std::min(end * lanes, rows)); });
+}
 
 // Which of positions 0..n-1 are real, lane by lane.
 template <class T>

@@ -136,16 +136,12 @@ struct Vectors {
 template <class T, class Body>
 void for_entropy_groups(int64_t rows, int64_t k, int64_t n, const int64_t* nodes, double tau, Vectors<T> from,
                         const Body& body) {
-  constexpr int64_t lanes = kLanes<T>;
-  parallel_for((rows + lanes - 1) / lanes, grain_for(40.0 * n * lanes), [&](int64_t begin, int64_t end) {
+  for_groups<T>(rows, 40.0 * n, [&](int64_t begin, int64_t end) {
     Entropy<T>& entropy = workspace<Entropy<T>>();
     std::vector<Vec<T>> t(n), row(n), col(n);
-    for (int64_t first = begin * lanes; first < std::min(end * lanes, rows); first += lanes) {
-      const int64_t count = std::min(lanes, rows - first);
-      Vec<T> counts{};
-      for (int64_t lane = 0; lane < count; ++lane) {
-        counts[lane] = static_cast<T>(count_nodes(nodes, (first + lane) / k, n));
-      }
+    for (int64_t first = begin; first < end; first += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(kLanes<T>, end - first);
+      const Vec<T> counts = lane_counts<T>(nodes, first, count, k, n);
       to_lanes(from.t + first * n, count, n, n, t.data());
       to_lanes(from.row + first * n, count, n, n, row.data());
       to_lanes(from.col + first * n, count, n, n, col.data());

@@ -27,6 +27,13 @@ struct Shape {
   }
 };
 
+// Whether all values lie between 0 and n - 1.
+inline bool in_range(const int64_t* perm, int64_t size, int64_t n) {
+  int64_t sign = 0;  // of one that does not: there is no vector comparison of unsigned numbers
+  for (int64_t i = 0; i < size; ++i) sign |= perm[i] | (n - 1 - perm[i]);
+  return sign >= 0;
+}
+
 inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const OptionalTensor& num_nodes,
                       int64_t order, bool has_samples) {
   const int64_t lead = has_samples ? 2 : 1;
@@ -38,11 +45,8 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
   STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
-  int64_t sign = 0;  // of a value below 0 or above n - 1; there is no vector comparison of unsigned numbers
-  for (int64_t i = 0, size = shape.rows() * shape.n; i < size; ++i) {
-    sign |= shape.perm[i] | (shape.n - 1 - shape.perm[i]);
-  }
-  STD_TORCH_CHECK(sign >= 0, op, ": expected perm with values from 0 to n - 1");
+  STD_TORCH_CHECK(in_range(shape.perm, shape.rows() * shape.n, shape.n), op,
+                  ": expected perm with values from 0 to n - 1");
   return shape;
 }
 

@@ -6,18 +6,33 @@
 
 namespace lps::cpu {
 
+// Calls body(numbers of a node), a constant where it is a vector of space: a call for each would cost more than three
+// numbers.
+template <class Body>
+LPS_FN void with_node(int64_t node, const Body& body) {
+  if (node == 3) {
+    body(std::integral_constant<int64_t, 3>());
+  } else {
+    body(node);
+  }
+}
+
 // to[r] = from[perm[r]] for `count` nodes.
 template <class T>
-void gather_nodes(const T* from, const int64_t* perm, int64_t count, int64_t node, T* to) {
-  for (int64_t r = 0; r < count; ++r) std::copy_n(from + perm[r] * node, node, to + r * node);
+void gather_nodes(const T* __restrict from, const int64_t* perm, int64_t count, int64_t node, T* __restrict to) {
+  with_node(node, [&](auto size) {
+    for (int64_t r = 0; r < count; ++r) std::memcpy(to + r * size, from + perm[r] * size, size * sizeof(T));
+  });
 }
 
 // to[perm[r]] += from[r] for `count` nodes.
 template <class T>
-void scatter_nodes(const T* from, const int64_t* perm, int64_t count, int64_t node, T* to) {
-  for (int64_t r = 0; r < count; ++r) {
-    for (int64_t j = 0; j < node; ++j) to[perm[r] * node + j] += from[r * node + j];
-  }
+void scatter_nodes(const T* __restrict from, const int64_t* perm, int64_t count, int64_t node, T* __restrict to) {
+  with_node(node, [&](auto size) {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t j = 0; j < size; ++j) to[perm[r] * size + j] += from[r * size + j];
+    }
+  });
 }
 
 // The permutations of features whose nodes are as in s, all numbers of a node as its channels.
@@ -26,9 +41,7 @@ inline Shape permutation_of(const char* op, const Space& s, const Tensor& perm, 
   STD_TORCH_CHECK(fits && perm.scalar_type() == ScalarType::Long, op, ": expected perm (b, k, n) int64");
   STD_TORCH_CHECK(s.centers == 1, op, ": expected one center for all samples");
   const int64_t* values = in<int64_t>(perm);
-  bool inside = true;
-  for (int64_t i = 0; i < perm.numel(); ++i) inside &= static_cast<uint64_t>(values[i]) < uint64_t(s.n);
-  STD_TORCH_CHECK(inside, op, ": expected perm with values from 0 to n - 1");
+  STD_TORCH_CHECK(in_range(values, perm.numel(), s.n), op, ": expected perm with values from 0 to n - 1");
   return {s.b, s.k, s.n, s.node(), 1, values, in<int64_t>(num_nodes)};
 }
 

@@ -5,6 +5,7 @@
 
 #include "cpu/channels.h"
 #include "cpu/gather.h"
+#include "cpu/lane_sums.h"
 #include "cpu/stream_sums.h"
 
 namespace lps::cpu {
@@ -176,17 +177,6 @@ void soft_product(const RowDecays<T>& decays, const T* before, const T* after, c
   });
 }
 
-// The soft part of a permutation, (b, k, n) each, and its temperature.
-template <class T>
-struct Soft {
-  const T *t, *row, *col;
-  double tau;
-
-  explicit operator bool() const {
-    return t != nullptr;
-  }
-};
-
 // One sample of soft order 1 or 2 features, from sorted coordinates to sorted coordinates. transpose: P^T x, else P x.
 template <class T>
 struct SoftAction {
@@ -243,6 +233,10 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
   using T = Compute<F>;
   const int64_t n = s.n, size = n * s.inner(), channels = s.inner();
   const bool edges = s.order == 2;
+  if (hard && !edges && rows_in_lanes<T>(s.rows(), s.c)) {
+    return lane_gradient<F>(s, soft, transpose ? input : grad, !transpose && each_grad, transpose ? grad : input,
+                            weights, scale, out);
+  }
   // Few rows are cut into parts, as many whatever the threads: sums do not depend on them.
   const int64_t parts =
       hard ? std::clamp<int64_t>(std::min(channels / 128, 8 / std::max<int64_t>(s.rows(), 1)), 1, 8) : 1;

@@ -113,21 +113,6 @@ struct Norm {
   }
 };
 
-template <class T>
-Vec<T> lane_counts(const int64_t* nodes, int64_t row, int64_t count, int64_t k, int64_t n) {
-  Vec<T> counts{};
-  for (int64_t lane = 0; lane < count; ++lane) counts[lane] = static_cast<T>(count_nodes(nodes, (row + lane) / k, n));
-  return counts;
-}
-
-// Calls body(first row, rows) for groups of kLanes rows, in parallel; `work` is nanoseconds a row.
-template <class T, class Body>
-void for_groups(int64_t rows, double work, const Body& body) {
-  constexpr int64_t lanes = kLanes<T>;
-  parallel_for((rows + lanes - 1) / lanes, grain_for(work * lanes),
-               [&](int64_t begin, int64_t end) { body(begin * lanes, std::min(end * lanes, rows)); });
-}
-
 struct Options {
   double tau;
   int64_t n_iter;

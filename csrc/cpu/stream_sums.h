@@ -7,6 +7,17 @@
 
 namespace lps::cpu {
 
+// The soft part of a permutation, (b, k, n) each, and its temperature.
+template <class T>
+struct Soft {
+  const T *t, *row, *col;
+  double tau;
+
+  explicit operator bool() const {
+    return t != nullptr;
+  }
+};
+
 // What the gradient of t, row and col is made of: d_row, d_col and sig of a row, n each.
 template <class T>
 struct SoftGradient {
