@@ -1,4 +1,4 @@
-// Philox4x32-10 of consecutive rows, one a lane.
+// Philox4x32-10 with a counter a lane.
 #pragma once
 
 #include "core/philox.h"
@@ -21,21 +21,37 @@ LPS_FN Words64 multiply_words(Words64 a, uint64_t m) {
 #endif
 }
 
-// The words of counters (index, row + lane, stream), as philox() of core.
-LPS_FN void philox_lanes(uint64_t seed, uint32_t index, uint64_t row, uint32_t stream, Words64* w) {
-  Words64 c0 = splat<uint64_t>(index), c1, c2, c3 = splat<uint64_t>(stream);
-  for (int i = 0; i < kLanes<uint64_t>; ++i) c1[i] = row + i;
-  c2 = c1 >> 32;
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+// The keys of a seed's ten rounds, in all lanes.
+struct PhiloxKeys {
+  Words64 first[10], second[10];
+
+  explicit PhiloxKeys(uint64_t seed) {
+    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      first[round] = splat<uint64_t>(key0), second[round] = splat<uint64_t>(key1);
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+  }
+};
+
+// first, first + 1, ...
+LPS_FN Words64 counting(uint64_t first) {
+  Words64 lanes;
+  for (int i = 0; i < kLanes<uint64_t>; ++i) lanes[i] = i;
+  return first + lanes;
+}
+
+// The words of counters (index, row, stream), as philox() of core.
+LPS_FN void philox_lanes(const PhiloxKeys& keys, Words64 index, Words64 row, uint32_t stream, Words64* w) {
+  Words64 c0 = index, c1 = row, c2 = row >> 32, c3 = splat<uint64_t>(stream);
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     const Words64 p0 = multiply_words(c0, 0xD2511F53u), p1 = multiply_words(c2, 0xCD9E8D57u);
-    c0 = (p1 >> 32) ^ c1 ^ splat<uint64_t>(key0);
+    c0 = (p1 >> 32) ^ (c1 ^ keys.first[round]);
     c1 = p1;
-    c2 = (p0 >> 32) ^ c3 ^ splat<uint64_t>(key1);
+    c2 = (p0 >> 32) ^ (c3 ^ keys.second[round]);
     c3 = p0;
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
   }
   w[0] = c0, w[1] = c1, w[2] = c2, w[3] = c3;
 }

@@ -20,12 +20,12 @@ LPS_FN void to_normals(T* a, T* b) {
 
 // at[e * kChunk + i]: normal number e of row `first` + i, for e below `entries`, rounded up to four.
 template <class T>
-static void fill_lanes(uint64_t seed, int64_t first, int entries, T* at) {
+static void fill_lanes(const PhiloxKeys& keys, int64_t first, int entries, T* at) {
   for (int call = 0; 4 * call < entries; ++call) {
     T* to = at + 4 * call * kChunk;
     for (int i = 0; i < kChunk; i += kLanes<uint64_t>) {
       Words64 words[4];
-      philox_lanes(seed, call, first + i, kNormal, words);
+      philox_lanes(keys, splat<uint64_t>(call), counting(first + i), kNormal, words);
       for (int w = 0; w < 4; ++w) store_words(to + w * kChunk + i, words[w]);
     }
     for (int w = 0; w < 4 && 4 * call + w < entries; w += 2) {
@@ -36,17 +36,15 @@ static void fill_lanes(uint64_t seed, int64_t first, int entries, T* at) {
 
 // `count` normal numbers of one row.
 template <class T>
-static void fill_row(uint64_t seed, int64_t row, int64_t count, T* to) {
-  constexpr int width = kLanes<T>;
+static void fill_row(const PhiloxKeys& keys, int64_t row, int64_t count, T* to) {
+  constexpr int width = kLanes<T>, half = kLanes<uint64_t>;
   alignas(64) T words[4][width];
   T normal[4 * width];
   for (int64_t first = 0; first < count; first += 4 * width) {
-    for (int i = 0; i < width; ++i) {
-      const Words w = philox(seed, static_cast<uint32_t>(first / 4 + i), row, kNormal);
-      for (int j = 0; j < 4; ++j) {
-        const Int<T> word = static_cast<Int<T>>(w.w[j]);
-        std::memcpy(&words[j][i], &word, sizeof(word));
-      }
+    for (int i = 0; i < width; i += half) {
+      Words64 w[4];
+      philox_lanes(keys, counting(first / 4 + i), splat<uint64_t>(row), kNormal, w);
+      for (int j = 0; j < 4; ++j) store_words(words[j] + i, w[j]);
     }
     to_normals(words[0], words[1]);
     to_normals(words[2], words[3]);
@@ -58,13 +56,13 @@ static void fill_row(uint64_t seed, int64_t row, int64_t count, T* to) {
 }
 
 template <int D, class T, class N>
-static void small_haar(uint64_t seed, bool special, int64_t begin, int64_t end, T* q) {
+static void small_haar(const PhiloxKeys& keys, bool special, int64_t begin, int64_t end, T* q) {
   constexpr int entries = D * D * Entry<T, N>::kParts;
   alignas(64) T at[(entries + 3) / 4 * 4 * kChunk];
   alignas(64) Int<T> flags[D * kChunk];
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, end - first);
-    fill_lanes(seed, first, entries, at);
+    fill_lanes(keys, first, entries, at);
     forward_lanes<D, D, T, N>(at, flags, count, special);
     from_lanes<entries>(at, count, q + first * entries);
   }
@@ -74,19 +72,20 @@ template <class T, class N>
 static void haar(uint64_t seed, int64_t rows, int64_t d, bool special, T* q) {
   constexpr bool complex = !std::is_same_v<T, N>;
   constexpr int64_t small = complex ? kSmallComplex : kSmall;
+  const PhiloxKeys keys(seed);
   if (d <= small) {
     using Lane = std::conditional_t<complex, Complex<Vec<T>>, Vec<T>>;
-    parallel_for(rows, grain_for(10.0 * d * d), [&](int64_t begin, int64_t end) {
+    parallel_for(rows, grain_for(3.0 * d * d), [&](int64_t begin, int64_t end) {
       small_switch(d, d, [&](auto D, auto M) {
-        if constexpr (D == M && D <= small) small_haar<D, T, Lane>(seed, special, begin, end, q);
+        if constexpr (D == M && D <= small) small_haar<D, T, Lane>(keys, special, begin, end, q);
       });
     });
     return;
   }
   const int64_t count = complex ? 2 * d * d : d * d;
   std::vector<uint8_t> flags(rows * d);
-  parallel_for(rows, grain_for(4.0 * d * d), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) fill_row(seed, row, count, q + row * count);
+  parallel_for(rows, grain_for(2.0 * d * d), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) fill_row(keys, row, count, q + row * count);
   });
   large_forward<T, N>(q, rows, d, d, special, q, reinterpret_cast<bool*>(flags.data()));
 }

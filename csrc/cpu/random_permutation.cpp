@@ -6,68 +6,87 @@
 namespace lps::cpu {
 
 // A key has 63 random bits, two keys a Philox call, and its low bits are replaced by the element's index; padding comes
-// last.
+// last. Rows are sorted by the upper 31 bits; the few keys that agree in those are put in order by all.
 struct Keys {
+  PhiloxKeys philox;
   uint64_t seed;
   int64_t n, mask;
 
-  int64_t at(int64_t row, int64_t i, int64_t valid) const {
-    const Words words = philox(seed, static_cast<uint32_t>(i / 2), row, kPermutation);
+  int64_t at(int64_t row, int64_t i) const {
+    const Words words = lps::philox(seed, static_cast<uint32_t>(i / 2), row, kPermutation);
     const uint32_t high = words.w[i % 2 * 2], low = words.w[i % 2 * 2 + 1];
-    const int64_t key = i < valid ? static_cast<int64_t>(high & 0x7FFFFFFFu) << 32 | low : INT64_MAX;
+    const int64_t key = static_cast<int64_t>(high & INT32_MAX) << 32 | low;
     return (key & ~mask) | i;
+  }
+
+  void order_by_all(int64_t row, int64_t* first, int64_t* last) const {
+    std::sort(first, last, [&](int64_t i, int64_t j) { return at(row, i) < at(row, j); });
   }
 };
 
+// The upper bits in the upper half and the index in the lower one.
 inline void long_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
+  constexpr int64_t half = kLanes<uint64_t>;
   const int64_t n = keys.n;
-  std::vector<int64_t> at(2 * n);
+  std::vector<int64_t> at(2 * (n + 2 * half));
   for (int64_t row = begin; row < end; ++row) {
     const int64_t valid = count_nodes(nodes, row / k, n);
-    for (int64_t i = 0; i < n; ++i) at[i] = keys.at(row, i, valid);
-    sort_radix(at.data(), at.data() + n, n, 0);
-    for (int64_t i = 0; i < n; ++i) perm[row * n + i] = at[i] & keys.mask;
+    for (int64_t call = 0; 2 * call < valid; call += half) {
+      Words64 words[4];
+      philox_lanes(keys.philox, counting(call), splat<uint64_t>(row), kPermutation, words);
+      for (int64_t lane = 0; lane < half; ++lane) {
+        at[2 * (call + lane)] = static_cast<int64_t>(words[0][lane] & INT32_MAX) << 32 | (2 * (call + lane));
+        at[2 * (call + lane) + 1] = static_cast<int64_t>(words[2][lane] & INT32_MAX) << 32 | (2 * (call + lane) + 1);
+      }
+    }
+    sort_radix(at.data(), at.data() + n + 2 * half, valid, 32);
+    int64_t* to = perm + row * n;
+    for (int64_t i = 0; i < n; ++i) to[i] = i < valid ? at[i] & UINT32_MAX : i;
+    for (int64_t i = 1, first = 0; i <= valid; ++i) {
+      if (i < valid && at[i] >> 32 == at[first] >> 32) continue;
+      if (i > first + 1) keys.order_by_all(row, to + first, to + i);
+      first = i;
+    }
   }
 }
 
-// Short rows lie side by side in lanes and are sorted by the upper 31 bits, the index again in the low ones; the few
-// that agree in those are put in order by all 63.
+// Short rows lie side by side in lanes, the index in the low bits of 32.
 inline void short_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
   constexpr int64_t lanes = kLanes<int32_t>, half = kLanes<uint64_t>;
-  const int64_t n = keys.n;
-  const int32_t mask = static_cast<int32_t>(keys.mask);
-  std::vector<Vec<int32_t>> at(n + 1);
+  const int64_t n = keys.n, padded = (n + lanes - 1) / lanes * lanes;
+  const int32_t mask = static_cast<int32_t>(keys.mask), random = INT32_MAX & ~mask;
+  std::vector<Vec<int32_t>> at(padded);
+  std::vector<int32_t> order(lanes * padded);
   for (int64_t row = begin; row < end; row += lanes) {
     const int64_t count = std::min(lanes, end - row);
     for (int64_t call = 0; 2 * call < n; ++call) {
       int32_t* to = reinterpret_cast<int32_t*>(&at[2 * call]);
       for (int64_t part = 0; part < lanes; part += half) {
         Words64 words[4];
-        philox_lanes(keys.seed, static_cast<uint32_t>(call), row + part, kPermutation, words);
-        for (int64_t lane = 0; lane < half; ++lane) {
-          to[part + lane] = (static_cast<int32_t>(words[0][lane]) & INT32_MAX & ~mask) | static_cast<int32_t>(2 * call);
-          to[lanes + part + lane] =
-              (static_cast<int32_t>(words[2][lane]) & INT32_MAX & ~mask) | static_cast<int32_t>(2 * call + 1);
-        }
+        philox_lanes(keys.philox, splat<uint64_t>(call), counting(row + part), kPermutation, words);
+        store_words(to + part, words[0]);
+        if (2 * call + 1 < n) store_words(to + lanes + part, words[2]);
       }
     }
+    for (int64_t i = 0; i < n; ++i) at[i] = (at[i] & random) | static_cast<int32_t>(i);
     Vec<int32_t> valid_of{};
     for (int64_t lane = 0; lane < count; ++lane) {
       const int64_t valid = count_nodes(nodes, (row + lane) / k, n);
-      for (int64_t i = valid; i < n; ++i) at[i][lane] = (INT32_MAX & ~mask) | static_cast<int32_t>(i);
+      for (int64_t i = valid; i < n; ++i) at[i][lane] = random | static_cast<int32_t>(i);
       valid_of[lane] = static_cast<int32_t>(valid);
     }
     sort_lanes<int32_t>(at.data(), n);
     Vec<int32_t> close{};
     for (int64_t i = 1; i < n; ++i) close |= ((at[i] ^ at[i - 1]) <= mask) & (static_cast<int32_t>(i) < valid_of);
+    for (int64_t i = 0; i < n; ++i) at[i] &= mask;
+    for (int64_t i = 0; i < padded; i += lanes) {
+      transpose<int32_t>(&at[i]);
+      for (int64_t lane = 0; lane < lanes; ++lane) store(&order[lane * padded + i], at[i + lane]);
+    }
     for (int64_t lane = 0; lane < count; ++lane) {
       int64_t* to = perm + (row + lane) * n;
-      for (int64_t i = 0; i < n; ++i) to[i] = at[i][lane] & mask;
-      if (close[lane]) {
-        const int64_t valid = valid_of[lane];
-        std::sort(to, to + valid,
-                  [&](int64_t i, int64_t j) { return keys.at(row + lane, i, valid) < keys.at(row + lane, j, valid); });
-      }
+      for (int64_t i = 0; i < n; ++i) to[i] = order[lane * padded + i];
+      if (close[lane]) keys.order_by_all(row + lane, to, to + valid_of[lane]);
     }
   }
 }
@@ -81,13 +100,14 @@ static Tensor random_permutation(Tensor seed, OptionalTensor num_nodes, int64_t 
   Tensor perm = empty(seed, {b, k, n}, ScalarType::Long);
   int64_t mask = 1;
   while (mask < n) mask *= 2;
-  const Keys keys{static_cast<uint64_t>(*in<int64_t>(seed)), n, mask - 1};
+  const uint64_t key = static_cast<uint64_t>(*in<int64_t>(seed));
+  const Keys keys{PhiloxKeys(key), key, n, mask - 1};
   const int64_t* nodes = in<int64_t>(num_nodes);
   int64_t* result = out<int64_t>(perm);
   // Whole groups of lanes to a thread.
   constexpr int64_t lanes = kLanes<int32_t>;
   const int64_t rows = b * k;
-  parallel_for((rows + lanes - 1) / lanes, grain_for(5.0 * n * lanes), [&](int64_t begin, int64_t end) {
+  parallel_for((rows + lanes - 1) / lanes, grain_for(4.0 * n * lanes), [&](int64_t begin, int64_t end) {
     (n > kNetworkLength ? long_rows : short_rows)(keys, begin * lanes, std::min(end * lanes, rows), k, nodes, result);
   });
   return perm;
