@@ -22,12 +22,13 @@ struct Sorted {
     return order ? order[i] : i;
   }
 
-  // Edges (i, low) to (i, high): in memory if they lie there so and `direct`, else copied to `to`. Line `next` follows.
+  // Edges (i, low) to (i, high), or node i where these are 0 and 1: in memory if they lie there so and `direct`, else
+  // copied to `to`. Line `next` follows.
   template <class T>
   LPS_FN const T* line(int64_t i, int64_t next, int64_t low, int64_t high, bool direct, T* to) const {
-    const F *from = base + at(i) * n * c, *ahead = base + at(next) * n * c;
-    const int64_t count = high - low;
-    if (!order) {
+    const int64_t step = edges ? n * c : c, count = high - low;
+    const F *from = base + at(i) * step, *ahead = base + at(next) * step;
+    if (!order || !edges) {
       prefetch(ahead + low * c, count * c * sizeof(F));
       if constexpr (std::is_same_v<F, T>) {
         if (direct) return from + low * c;
@@ -109,7 +110,7 @@ Lines<T> lines_of(const Sorted<F>& x, int64_t axis, int64_t begin, int64_t end, 
   return {to, nullptr, width};
 }
 
-// Edges' sums along axis 0 for columns [low, high).
+// Sums along axis 0 for edges of columns [low, high), or for nodes of many channels where these are 0 and 1.
 template <class T, class FU, class FV>
 void add_column_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
                      int64_t low, int64_t high, int64_t count, const SoftGradient<T>& to) {
@@ -124,6 +125,9 @@ void add_column_sums(const RowDecays<T>& decays, const T* row, const T* col, con
   sums.add(decays, row, col, line_of(u, us), line_of(v, vs), padded, count, to);
 }
 
+// Bytes of a node from which whole nodes are read one behind the other rather than some channels of each.
+constexpr int64_t kLongLine = 2048;
+
 // Adds sum over channels of U V^T along `axis` to the gradient of one row: part `part` of `parts` of the channels.
 template <class T, class FU, class FV>
 void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
@@ -132,7 +136,8 @@ void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const
   const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
   const int64_t low = bound(part), high = bound(part + 1);
   if (count == 0 || low == high || u.c == 0) return;
-  if (u.edges && axis == 0) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
+  const bool long_lines = u.edges ? axis == 0 : u.c * sizeof(T) >= kLongLine;
+  if (long_lines) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
   auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
   sums.start(count);
   with_width<T>((high - low) * u.c, [&](auto width) {
