@@ -41,6 +41,11 @@ def covering_cases(rounds=6, seed=0):
         if n in LARGE:
             options["k"] = 1
         yield testing.Case(b=5 if n < 64 else 2, n=n, c=2, **options), uses
+    # Many rows of few channels, few rows, and long nodes take ways of their own through the gradient of the scores.
+    for b, k, c in ((5, 3, 1), (5, 3, 3), (5, 3, 4), (1, 1, 3), (5, 3, 6), (2, 1, 40), (2, 2, 530)):
+        for n, scores, weighted in ((1, "normal", False), (9, "tied", True), (40, "clustered", False)):
+            case = testing.Case(b=b, k=k, n=n, c=c, scores=scores, weighted=weighted, ragged=b > 1, n_iter=20)
+            yield case, (NODES_IN, NODES_OUT)
 
 
 def make_inputs(case, dtype):
