@@ -14,9 +14,9 @@ namespace lps::cpu {
 
 constexpr int64_t kBlock = 32;  // of the scans, see core/laplace.h
 
-// rows: `count` rows of n, `stride` apart -> lanes[i][row]; lanes without a row are zero.
+// rows: `count` rows of n, `stride` apart -> lanes[i * apart][row]; lanes without a row are zero.
 template <class T>
-void to_lanes(const T* rows, int64_t count, int64_t n, int64_t stride, Vec<T>* lanes) {
+void to_lanes(const T* rows, int64_t count, int64_t n, int64_t stride, Vec<T>* lanes, int64_t apart = 1) {
   constexpr int64_t width = kLanes<T>;
   int64_t i = 0;
   for (; i + width <= n; i += width) {
@@ -25,25 +25,25 @@ void to_lanes(const T* rows, int64_t count, int64_t n, int64_t stride, Vec<T>* l
       block[lane] = lane < count ? load(rows + lane * stride + i) : splat<T>(0);
     }
     transpose<T>(block);
-    for (int64_t j = 0; j < width; ++j) lanes[i + j] = block[j];
+    for (int64_t j = 0; j < width; ++j) lanes[(i + j) * apart] = block[j];
   }
   for (; i < n; ++i) {
-    for (int64_t lane = 0; lane < width; ++lane) lanes[i][lane] = lane < count ? rows[lane * stride + i] : T(0);
+    for (int64_t lane = 0; lane < width; ++lane) lanes[i * apart][lane] = lane < count ? rows[lane * stride + i] : T(0);
   }
 }
 
 template <class T>
-void from_lanes(const Vec<T>* lanes, int64_t count, int64_t n, int64_t stride, T* rows) {
+void from_lanes(const Vec<T>* lanes, int64_t count, int64_t n, int64_t stride, T* rows, int64_t apart = 1) {
   constexpr int64_t width = kLanes<T>;
   int64_t i = 0;
   for (; i + width <= n; i += width) {
     Vec<T> block[width];
-    for (int64_t j = 0; j < width; ++j) block[j] = lanes[i + j];
+    for (int64_t j = 0; j < width; ++j) block[j] = lanes[(i + j) * apart];
     transpose<T>(block);
     for (int64_t lane = 0; lane < count; ++lane) store(rows + lane * stride + i, block[lane]);
   }
   for (; i < n; ++i) {
-    for (int64_t lane = 0; lane < count; ++lane) rows[lane * stride + i] = lanes[i][lane];
+    for (int64_t lane = 0; lane < count; ++lane) rows[lane * stride + i] = lanes[i * apart][lane];
   }
 }
 

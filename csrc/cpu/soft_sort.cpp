@@ -1,80 +1,10 @@
 // soft_sort: a stable sort by descending score with random ties, and the Sinkhorn scalings of its relaxation.
-#include "core/philox.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
 #include "cpu/sinkhorn.h"
-#include "cpu/sort.h"
+#include "cpu/sort_scores.h"
 
 namespace lps::cpu {
-
-// Keys that ascend as scores descend: NaN behind -inf, padding last. Equal scores, -0 and 0 too, have equal keys.
-constexpr int64_t kPadding32 = INT32_MAX, kNan32 = INT32_MAX - 1;
-
-LPS_FN int64_t descending_key(float z) {
-  int32_t bits;
-  z += 0.0f;
-  std::memcpy(&bits, &z, sizeof(bits));
-  return z != z ? kNan32 : ~(bits ^ ((bits >> 31) & INT32_MAX));
-}
-
-LPS_FN int64_t descending_key(double z) {
-  int64_t bits;
-  z += 0.0;
-  std::memcpy(&bits, &z, sizeof(bits));
-  return z != z ? INT64_MAX - 1 : ~(bits ^ ((bits >> 63) & INT64_MAX));
-}
-
-// Orders each group of equal scores among the first `valid` by its random words.
-template <class T>
-void shuffle_ties(const T* z, int64_t* perm, int64_t valid, uint64_t seed, int64_t row) {
-  const auto word = [&](int64_t i) { return philox(seed, static_cast<uint32_t>(i / 4), row, kTies).w[i % 4]; };
-  std::vector<std::pair<uint32_t, int64_t>> group;
-  for (int64_t first = 0; first < valid;) {
-    int64_t stop = first + 1;
-    const int64_t key = descending_key(z[perm[first]]);
-    while (stop < valid && descending_key(z[perm[stop]]) == key) ++stop;
-    if (stop > first + 1) {
-      group.clear();
-      for (int64_t r = first; r < stop; ++r) group.emplace_back(word(perm[r]), perm[r]);
-      std::sort(group.begin(), group.end());
-      for (int64_t r = first; r < stop; ++r) perm[r] = group[r - first].second;
-    }
-    first = stop;
-  }
-}
-
-inline void sort_scores(const float* z, int64_t* perm, int64_t begin, int64_t end, int64_t n, int64_t k,
-                        const int64_t* nodes, uint64_t seed) {
-  sort_rows(
-      begin, end, n, 32,
-      [&](int64_t row, int64_t* at, int64_t stride) {
-        const int64_t valid = count_nodes(nodes, row / k, n);
-        const float* zr = z + row * n;
-        for (int64_t i = 0; i < n; ++i)
-          at[i * stride] = (i < valid ? descending_key(zr[i]) : kPadding32) * (int64_t{1} << 32) + i;
-      },
-      [&](int64_t row, const int64_t* at, int64_t stride) {
-        int64_t* result = perm + row * n;
-        bool tied = false;
-        for (int64_t i = 0; i < n; ++i) {
-          result[i] = at[i * stride] & 0xFFFFFFFF;
-          tied |= i > 0 && at[i * stride] >> 32 == at[(i - 1) * stride] >> 32;
-        }
-        if (tied) shuffle_ties(z + row * n, result, count_nodes(nodes, row / k, n), seed, row);
-      });
-}
-
-inline void sort_scores(const double* z, int64_t* perm, int64_t begin, int64_t end, int64_t n, int64_t k,
-                        const int64_t* nodes, uint64_t seed) {
-  std::vector<std::pair<int64_t, int64_t>> keys(n);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t valid = count_nodes(nodes, row / k, n);
-    for (int64_t i = 0; i < n; ++i) keys[i] = {i < valid ? descending_key(z[row * n + i]) : INT64_MAX, i};
-    std::sort(keys.begin(), keys.begin() + valid);
-    for (int64_t i = 0; i < n; ++i) perm[row * n + i] = keys[i].second;
-    shuffle_ties(z + row * n, perm + row * n, valid, seed, row);
-  }
-}
 
 // What normalizes a row: t = z scale with scale = 1 / max(|z|, 1e-6), in double, where no norm overflows or vanishes.
 template <class T>
@@ -119,98 +49,150 @@ struct Options {
   bool normalize, soft;
 };
 
+// Rows [row, row + count): one of the groups of a Sinkhorn, that from `first + g kLanes` on, or nothing.
 template <class T>
+struct Group {
+  int64_t row, count;
+  Vec<T> counts;
+
+  Group(int64_t first, int64_t end, int g, const int64_t* nodes, int64_t k, int64_t n)
+      : row(std::min(first + g * kLanes<T>, end)),
+        count(std::min<int64_t>(kLanes<T>, end - row)),
+        counts(lane_counts<T>(nodes, row, count, k, n)) {}
+};
+
+// t of a group's rows; what is returned counts the nodes of those that have a soft part.
+template <class T>
+Vec<T> normalize_rows(const Group<T>& group, const T* z, const int64_t* perm, int64_t n, const Options& options, T* t) {
+  Vec<T> alive{};
+  for (int64_t lane = 0; lane < group.count; ++lane) {
+    const int64_t row = group.row + lane, valid = static_cast<int64_t>(group.counts[lane]);
+    const Norm<T> norm(z + row * n, valid, options.normalize);
+    const T bad = options.soft ? T(0) : std::numeric_limits<T>::quiet_NaN();
+    alive[lane] = norm.finite ? group.counts[lane] : T(0);
+    T* to = t + row * n;
+    const int64_t* order = perm + row * n;
+    if (norm.finite) {
+      for (int64_t r = 0; r < valid; ++r) to[r] = static_cast<T>(z[row * n + order[r]] * norm.scale);
+    } else {
+      std::fill_n(to, valid, bad);
+    }
+    std::fill(to + valid, to + n, T(0));
+  }
+  return alive;
+}
+
+template <int kGroups, class T>
 void soft_sort_rows(const T* z, int64_t rows, int64_t k, int64_t n, const int64_t* nodes, uint64_t seed,
                     const Options& options, int64_t* perm, T* t, T* row_out, T* col_out) {
   const double work = n * (15.0 + (options.soft ? 1.0 * options.n_iter : 0.0));
   for_groups<T>(rows, work, [&](int64_t begin, int64_t end) {
     sort_scores(z, perm, begin, end, n, k, nodes, seed);
-    Sinkhorn<T>& sinkhorn = workspace<Sinkhorn<T>>();
-    std::vector<Vec<T>> scores(n), scalings(n);
-    for (int64_t first = begin; first < end; first += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(kLanes<T>, end - first);
-      const Vec<T> counts = lane_counts<T>(nodes, first, count, k, n);
-      Vec<T> alive{};
-      for (int64_t lane = 0; lane < count; ++lane) {
-        const int64_t row = first + lane, valid = static_cast<int64_t>(counts[lane]);
-        const Norm<T> norm(z + row * n, valid, options.normalize);
-        const T bad = options.soft ? T(0) : std::numeric_limits<T>::quiet_NaN();
-        alive[lane] = norm.finite ? counts[lane] : T(0);
-        T* to = t + row * n;
-        const int64_t* order = perm + row * n;
-        if (norm.finite) {
-          for (int64_t r = 0; r < valid; ++r) to[r] = static_cast<T>(z[row * n + order[r]] * norm.scale);
-        } else {
-          std::fill_n(to, valid, bad);
-        }
-        std::fill(to + valid, to + n, T(0));
+    auto& sinkhorn = workspace<Sinkhorn<T, kGroups>>();
+    std::vector<Vec<T>> lanes(n);
+    for (int64_t first = begin; first < end; first += kGroups * kLanes<T>) {
+      Vec<T> alive[kGroups];
+      for (int g = 0; g < kGroups; ++g) {
+        const Group<T> group(first, end, g, nodes, k, n);
+        alive[g] = normalize_rows(group, z, perm, n, options, t);
+        if (!options.soft) continue;
+        to_lanes(t + group.row * n, group.count, n, n, lanes.data());
+        sinkhorn.decays[g].build(lanes.data(), group.counts, n, options.tau);
       }
       if (!options.soft) continue;
-      to_lanes(t + first * n, count, n, n, scores.data());
-      sinkhorn.decays.build(scores.data(), counts, n, options.tau);
       sinkhorn.forward(n, options.n_iter, false);
-      const auto write = [&](const Vec<T>* from, T* to) {
-        for (int64_t i = 0; i < n; ++i) scalings[i] = before<T>(i, alive) ? from[i] : splat<T>(0);
-        from_lanes(scalings.data(), count, n, n, to + first * n);
-      };
-      write(sinkhorn.row(n, options.n_iter, false), row_out);
-      write(sinkhorn.col(n, options.n_iter, false), col_out);
+      for (int g = 0; g < kGroups; ++g) {
+        const Group<T> group(first, end, g, nodes, k, n);
+        const auto write = [&](const Vec<T>* from, T* to) {
+          for (int64_t i = 0; i < n; ++i) lanes[i] = before<T>(i, alive[g]) ? from[i * kGroups + g] : splat<T>(0);
+          from_lanes(lanes.data(), group.count, n, n, to + group.row * n);
+        };
+        write(sinkhorn.row(n, options.n_iter, false), row_out);
+        write(sinkhorn.col(n, options.n_iter, false), col_out);
+      }
     }
   });
 }
 
+template <class T>
+struct Gradients {
+  const T *t, *row, *col;
+};
+
+// Adds `grad`, that of t through row and col, to the one of t itself, and takes both to the scores.
+template <class T>
+void scores_gradient(const Group<T>& group, const T* z, const int64_t* perm, const T* t, const T* grad_t, int64_t n,
+                     const Options& options, T* grad, T* grad_z) {
+  for (int64_t lane = 0; lane < group.count; ++lane) {
+    const int64_t at = (group.row + lane) * n, valid = static_cast<int64_t>(group.counts[lane]);
+    const Norm<T> norm(z + at, valid, options.normalize);
+    std::fill_n(grad_z + at, n, T(0));
+    if (!norm.finite) continue;
+    T* g = grad + lane * n;
+    T along = 0;
+    for (int64_t r = 0; r < valid; ++r) {
+      if (grad_t) g[r] += grad_t[at + r];
+      along += t[at + r] * g[r];
+    }
+    if (!options.normalize || norm.clamped) along = 0;
+    for (int64_t r = 0; r < valid; ++r) {
+      grad_z[at + perm[at + r]] = static_cast<T>((g[r] - t[at + r] * along) * norm.scale);
+    }
+  }
+}
+
 // The iterates are computed again rather than stored: 2 n_iter n numbers a row cost more to write and read than to
 // make.
-template <class T>
+template <int kGroups, class T>
 void soft_sort_backward_rows(const T* z, int64_t rows, int64_t k, int64_t n, const int64_t* nodes,
                              const Options& options, const int64_t* perm, const T* t, const T* row, const T* col,
-                             const T* grad_t, const T* grad_row, const T* grad_col, T* grad_z) {
-  const bool through = options.soft && options.n_iter > 0 && (grad_row || grad_col);
+                             const Gradients<T>& gradients, T* grad_z) {
+  const bool through = options.soft && options.n_iter > 0 && (gradients.row || gradients.col);
   const T tau = static_cast<T>(options.tau);
   for_groups<T>(rows, n * (4.0 + (through ? 3.0 * options.n_iter : 0.0)), [&](int64_t begin, int64_t end) {
-    Sinkhorn<T>& sinkhorn = workspace<Sinkhorn<T>>();
-    std::vector<Vec<T>> scores(n), rho(n), kap(n);
+    auto& sinkhorn = workspace<Sinkhorn<T, kGroups>>();
+    std::vector<Vec<T>> lanes(n), rho(n * kGroups), kap(n * kGroups);
     std::vector<T> grad(n * kLanes<T>);
-    for (int64_t first = begin; first < end; first += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(kLanes<T>, end - first);
-      const Vec<T> counts = lane_counts<T>(nodes, first, count, k, n);
-      std::fill(grad.begin(), grad.end(), T(0));
-      if (through) {
+    for (int64_t first = begin; first < end; first += kGroups * kLanes<T>) {
+      for (int g = 0; through && g < kGroups; ++g) {
+        const Group<T> group(first, end, g, nodes, k, n);
+        const int64_t at = group.row * n;
         const auto read = [&](const T* gradient, const T* scaling, Vec<T>* to) {
-          std::fill_n(to, n, splat<T>(0));
+          for (int64_t i = 0; i < n; ++i) to[i * kGroups + g] = splat<T>(0);
           if (!gradient) return;
-          to_lanes(gradient + first * n, count, n, n, to);
-          to_lanes(scaling + first * n, count, n, n, scores.data());
-          for (int64_t i = 0; i < n; ++i) to[i] *= scores[i];
+          to_lanes(gradient + at, group.count, n, n, to + g, kGroups);
+          to_lanes(scaling + at, group.count, n, n, lanes.data());
+          for (int64_t i = 0; i < n; ++i) to[i * kGroups + g] *= lanes[i];
         };
-        read(grad_row, row, rho.data());
-        read(grad_col, col, kap.data());
-        to_lanes(t + first * n, count, n, n, scores.data());
-        sinkhorn.decays.build(scores.data(), counts, n, options.tau);
-        sinkhorn.forward(n, options.n_iter, true);
-        sinkhorn.sig.assign(n, splat<T>(0));
-        sinkhorn.backward(rho.data(), kap.data(), n, options.n_iter);
-        from_lanes(sinkhorn.sig.data(), count, n, n, grad.data());
-        for (T& g : grad) g /= tau;
+        read(gradients.row, row, rho.data());
+        read(gradients.col, col, kap.data());
+        to_lanes(t + at, group.count, n, n, lanes.data());
+        sinkhorn.decays[g].build(lanes.data(), group.counts, n, options.tau);
       }
-      for (int64_t lane = 0; lane < count; ++lane) {
-        const int64_t at = (first + lane) * n, valid = static_cast<int64_t>(counts[lane]);
-        const Norm<T> norm(z + at, valid, options.normalize);
-        std::fill_n(grad_z + at, n, T(0));
-        if (!norm.finite) continue;
-        T* g = grad.data() + lane * n;
-        T along = 0;
-        for (int64_t r = 0; r < valid; ++r) {
-          if (grad_t) g[r] += grad_t[at + r];
-          along += t[at + r] * g[r];
-        }
-        if (!options.normalize || norm.clamped) along = 0;
-        for (int64_t r = 0; r < valid; ++r) {
-          grad_z[at + perm[at + r]] = static_cast<T>((g[r] - t[at + r] * along) * norm.scale);
-        }
+      if (through) {
+        sinkhorn.forward(n, options.n_iter, true);
+        sinkhorn.sig.assign(n * kGroups, splat<T>(0));
+        sinkhorn.backward(rho.data(), kap.data(), n, options.n_iter);
+      }
+      for (int g = 0; g < kGroups; ++g) {
+        const Group<T> group(first, end, g, nodes, k, n);
+        std::fill(grad.begin(), grad.end(), T(0));
+        if (through) from_lanes(sinkhorn.sig.data() + g, group.count, n, n, grad.data(), kGroups);
+        for (T& value : grad) value /= tau;
+        scores_gradient(group, z, perm, t, gradients.t, n, options, grad.data(), grad_z);
       }
     }
   });
+}
+
+// Calls body(groups): two side by side where rows fit into one block of the scans.
+template <class Body>
+void with_groups(int64_t n, const Body& body) {
+  if (n <= kBlock) {
+    body(std::integral_constant<int, 2>());
+  } else {
+    body(std::integral_constant<int, 1>());
+  }
 }
 
 static Tensor to_compute(const Tensor& x) {
@@ -238,8 +220,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_sort(Tensor scores, Tensor seed,
   const Options options{tau, n_iter, normalize, soft};
   floating_switch(scores.scalar_type(), "soft_sort", [&](auto type) {
     using T = Compute<typename decltype(type)::type>;
-    soft_sort_rows<T>(in<T>(scores), b * k, k, n, in<int64_t>(num_nodes), key, options, out<int64_t>(perm), out<T>(t),
-                      out<T>(row), out<T>(col));
+    with_groups(n, [&](auto groups) {
+      soft_sort_rows<groups.value>(in<T>(scores), b * k, k, n, in<int64_t>(num_nodes), key, options, out<int64_t>(perm),
+                                   out<T>(t), out<T>(row), out<T>(col));
+    });
   });
   return {perm, t, row, col};
 }
@@ -259,8 +243,12 @@ Tensor soft_sort_backward(OptionalTensor, OptionalTensor grad_t, OptionalTensor 
   const Options options{tau, n_iter, normalize, soft};
   floating_switch(scores.scalar_type(), "soft_sort_backward", [&](auto type) {
     using T = Compute<typename decltype(type)::type>;
-    soft_sort_backward_rows<T>(in<T>(scores), b * k, k, n, in<int64_t>(num_nodes), options, in<int64_t>(perm), in<T>(t),
-                               in<T>(row), in<T>(col), in<T>(grad_t), in<T>(grad_row), in<T>(grad_col), out<T>(grad));
+    const Gradients<T> gradients{in<T>(grad_t), in<T>(grad_row), in<T>(grad_col)};
+    with_groups(n, [&](auto groups) {
+      soft_sort_backward_rows<groups.value>(in<T>(scores), b * k, k, n, in<int64_t>(num_nodes), options,
+                                            in<int64_t>(perm), in<T>(t), in<T>(row), in<T>(col), gradients,
+                                            out<T>(grad));
+    });
   });
   return dtype == grad.scalar_type() ? grad : torch::stable::to(grad, dtype);
 }
