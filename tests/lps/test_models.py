@@ -5,6 +5,7 @@ import torch
 from lps import models
 from lps.groups import Uniform, learned
 from lps.models.mlp import MLP
+from lps.models.pairs import GNN
 from lps.models.patches import Layout, PatchIn, PatchOut
 from lps.models.representations import particle_pairs
 from samples import directional, random_graphs, random_particles
@@ -273,6 +274,24 @@ def test_a_gpu_computes_what_the_cpu_does(monkeypatch, config):
         (out.prediction.square().mean() + out.entropy).backward()
         found.append((out.prediction.cpu(), [p.grad.cpu() for p in model.parameters()]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [GINID, {"backbone": "mlp", "hidden": (4,), **SIZES}])
+def test_a_seed_gives_the_same_base_model_under_every_group(sizes):
+    groups = ("prob", "uniform", "canonical")
+    one, *others = (double({**sizes, "group": group}).backbone.state_dict() for group in groups)
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)
+
+
+def test_a_round_of_the_gnn_sums_messages_of_the_others():
+    torch.manual_seed(0)
+    step = GNN(6, 2, 3, hidden=4, layers=1).double().rounds[0]
+    h, pairs = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 5, 5, 2, dtype=torch.float64)
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        ends = torch.cat((h[:, [i] * 4], h[:, others], pairs[:, i, others]), -1)
+        expected = step.update(torch.cat((h[:, i], step.second(step.first(ends)).sum(1)), -1))
+        torch.testing.assert_close(step(h, pairs)[:, i], expected)
 
 
 def test_pairs_of_particles():
