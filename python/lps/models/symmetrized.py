@@ -87,5 +87,5 @@ class IdentifiedModel(SymmetrizedModel):
         weight = self.backbone.identifiers
         if weight.shape[0] < batch.x.shape[1]:
             raise ValueError(f"n: expected graphs of at most {weight.shape[0]} nodes, got {batch.x.shape[1]}")
-        weight = weight[: batch.x.shape[1]].expand(len(batch), len(g), -1, -1)
+        weight = weight[: batch.x.shape[1]].expand(len(batch), len(g), -1, -1).contiguous()  # once, for both directions
         return self.backbone(batch, g.transform_output(weight, order=1, reduce=None)).mean(-2)
