@@ -34,6 +34,8 @@ class PairTransformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if heads < 1 or hidden % heads:
+            raise ValueError(f"heads: expected a divisor of hidden, {hidden}, got {heads}")
         self.input = nn.Sequential(nn.Linear(node_channels + edge_channels, hidden), nn.Dropout(dropout))
         self.positions = nn.Parameter(torch.randn(n * n, hidden))
         self.dropout = nn.Dropout(dropout)

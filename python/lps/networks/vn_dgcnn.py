@@ -39,6 +39,8 @@ class VNDGCNN(nn.Module):
         super().__init__()
         if hidden < 6:
             raise ValueError(f"hidden: expected 6 or more, got {hidden}")
+        if neighbours < 1:
+            raise ValueError(f"neighbours: expected 1 or more, got {neighbours}")
         width = hidden // 3
         self.neighbours, self.dropout = neighbours, dropout
         self.first, self.pool_first = VectorLinearLeakyReLU(2 * channels, width), VectorMaxPool(width)
