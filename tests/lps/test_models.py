@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lps import models
+from lps.data import Graphs
 from lps.groups import Uniform, learned
 from lps.models.mlp import MLP
 from lps.models.pairs import GNN
@@ -233,6 +234,19 @@ def test_particles_have_no_graph_outputs():
     model = models.build({"backbone": "gnn", "symmetry": "E(3)", "hidden": 8, "order_out": 1}).double()
     with pytest.raises(ValueError, match="order_out: expected one of"):
         model(random_particles())
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "gin_id"])
+@pytest.mark.parametrize("group", ["prob", "uniform", "canonical", "frame"])
+@pytest.mark.parametrize("num_nodes", [[1], [4, 0], [0], []])
+def test_graphs_without_edges_or_nodes(backbone, group, num_nodes):
+    b, sizes = len(num_nodes), {"n": 4, "node_channels": 2, "out_channels": 3, "score_hidden": 8}
+    hidden = {"mlp": {"hidden": (8,)}, "gin_id": {"hidden": 8, "head": (5,)}}[backbone]
+    model = models.build({"backbone": backbone, "group": group, "n_samples": 3, **sizes, **hidden}).eval()
+    out = model(Graphs(torch.zeros(b, 4, 2), torch.zeros(b, 4, 4), torch.tensor(num_nodes, dtype=torch.int64)))
+    assert out.prediction.shape == (b, 3) and out.prediction.isfinite().all() and out.entropy.isfinite()
+    (out.prediction.sum() + out.entropy).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_samples_are_as_many_as_asked():
