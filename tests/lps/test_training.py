@@ -268,3 +268,11 @@ def test_the_group_learns_at_its_own_rate(rate):
     for name, expected in (("net.0.weight", first), ("distribution.weight", rate * first)):
         moved = (trainer.model.get_parameter(name) - before[name]).abs().max().item()
         assert moved == pytest.approx(expected, rel=0.2)
+
+
+def test_a_run_goes_on_with_as_many_processes(tmp_path):
+    make(tmp_path, epochs=1).run()
+    trainer = make(tmp_path, epochs=1)
+    trainer.world = 2
+    with pytest.raises(ValueError, match="holds a run of 1 processes, not 2"):
+        trainer.run()

@@ -168,6 +168,8 @@ class Trainer:
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))
             raise ValueError(f"out: {self.folder} holds a run with other settings ({', '.join(changed)})")
+        if len(state["random"]) != self.world:
+            raise ValueError(f"out: {self.folder} holds a run of {len(state['random'])} processes, not {self.world}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
