@@ -2,7 +2,7 @@
 
 from lps_kernels import native  # noqa: F401  (loads the compiled kernels before any op looks for them)
 from lps_kernels.checks import check_finite
-from lps_kernels.elements import Euclidean, Orthogonal, Permutation, Product, Unitary
+from lps_kernels.elements import Euclidean, GroupElement, Orthogonal, Permutation, Product, Unitary
 from lps_kernels.op import backend
 from lps_kernels.ops.gram_schmidt import gram_schmidt
 from lps_kernels.ops.inverse_permute_mean import inverse_permute
@@ -17,6 +17,7 @@ from lps_kernels.version import __version__
 
 __all__ = [
     "Euclidean",
+    "GroupElement",
     "Orthogonal",
     "Permutation",
     "Product",

@@ -44,6 +44,15 @@ def assert_refused(capsys, arguments, *words):
         (["train", "exp_classify", "stand_in=8", "batch_size=0"], ["batch_size: expected 1 or more, got 0"]),
         (["train", "exp_classify", "stand_in=8", "device=abacus"], ["device: expected", "abacus"]),
         (["train", "nbody", "symmetry=S_n x Z(3)", "train_count=2"], ["symmetry: expected", "Z(3)"]),
+        (["train", "nbody", "seed=-1"], ["seed: expected 0 to 4294967295, got -1"]),
+        (["train", "nbody", "valid_count=0"], ["valid_count: expected 1 or more, got 0"]),
+        (["train", "nbody", "heads=5"], ["heads: expected a divisor of hidden, 64, got 5"]),
+        (["train", "nbody", "neighbours=0"], ["neighbours: expected 1 or more, got 0"]),
+        (["train", "nbody", "results=/nowhere/results.jsonl"], ["No such file or directory", "/nowhere/results.jsonl"]),
+        (
+            ["train", "nbody", "train_count=2", "out=/dev/null/run"],
+            ["Not a directory", "/dev/null/run"],
+        ),
         (["train", "exp_classify", "data=/nowhere"], ["data: expected a folder, /nowhere is none"]),
     ],
 )

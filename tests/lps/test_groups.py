@@ -179,10 +179,10 @@ def test_graph_frames_sort_what_they_tell_apart():
     graphs = random_graphs(n=10, b=3)
     s = relabelling(graphs.num_nodes, 10)
     g, moved = GraphFrames()(graphs, 20).g, GraphFrames()(relabel_graphs(graphs, s), 20).g
-    ranks = [GraphFrames()._ranks(a, int(n)) for a, n in zip(graphs.adjacency, graphs.num_nodes)]
+    ranks = [GraphFrames()._ranks(a[:n, :n]) for a, n in zip(graphs.adjacency, graphs.num_nodes.tolist())]
     for b, n in enumerate(graphs.num_nodes.tolist()):
         old = s[b].expand(20, -1).gather(-1, moved.perm[b])
-        assert ranks[b][:n].unique().numel() > 2
+        assert ranks[b].unique().numel() > 2
         assert ranks[b][g.perm[b, :, :n]].equal(ranks[b][old[:, :n]])  # alike up to nodes with equal numbers
         assert (ranks[b][g.perm[b, :, :n]].diff(dim=-1) >= 0).all()
 
@@ -201,7 +201,7 @@ def test_graph_frames_respect_signs_and_bases(hub):
     a = torch.zeros(7, 7)
     a[hub] = a[:, hub] = 1
     a[hub, hub] = 0
-    ranks = GraphFrames()._ranks(a, 7)
+    ranks = GraphFrames()._ranks(a)
     assert ranks.unique().numel() == 2 and (ranks == ranks[hub]).sum() == 1
 
 

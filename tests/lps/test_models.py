@@ -3,8 +3,10 @@
 import pytest
 import torch
 from lps import models
+from lps.data import Graphs
 from lps.groups import Uniform, learned
 from lps.models.mlp import MLP
+from lps.models.pairs import GNN
 from lps.models.patches import Layout, PatchIn, PatchOut
 from lps.models.representations import particle_pairs
 from samples import directional, random_graphs, random_particles
@@ -234,6 +236,19 @@ def test_particles_have_no_graph_outputs():
         model(random_particles())
 
 
+@pytest.mark.parametrize("backbone", ["mlp", "gin_id"])
+@pytest.mark.parametrize("group", ["prob", "uniform", "canonical", "frame"])
+@pytest.mark.parametrize("num_nodes", [[1], [4, 0], [0], []])
+def test_graphs_without_edges_or_nodes(backbone, group, num_nodes):
+    b, sizes = len(num_nodes), {"n": 4, "node_channels": 2, "out_channels": 3, "score_hidden": 8}
+    hidden = {"mlp": {"hidden": (8,)}, "gin_id": {"hidden": 8, "head": (5,)}}[backbone]
+    model = models.build({"backbone": backbone, "group": group, "n_samples": 3, **sizes, **hidden}).eval()
+    out = model(Graphs(torch.zeros(b, 4, 2), torch.zeros(b, 4, 4), torch.tensor(num_nodes, dtype=torch.int64)))
+    assert out.prediction.shape == (b, 3) and out.prediction.isfinite().all() and out.entropy.isfinite()
+    (out.prediction.sum() + out.entropy).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_samples_are_as_many_as_asked():
     graphs, model = random_graphs(), double({**GINID, "n_samples": 3})
     counts = []
@@ -273,6 +288,24 @@ def test_a_gpu_computes_what_the_cpu_does(monkeypatch, config):
         (out.prediction.square().mean() + out.entropy).backward()
         found.append((out.prediction.cpu(), [p.grad.cpu() for p in model.parameters()]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [GINID, {"backbone": "mlp", "hidden": (4,), **SIZES}])
+def test_a_seed_gives_the_same_base_model_under_every_group(sizes):
+    groups = ("prob", "uniform", "canonical")
+    one, *others = (double({**sizes, "group": group}).backbone.state_dict() for group in groups)
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)
+
+
+def test_a_round_of_the_gnn_sums_messages_of_the_others():
+    torch.manual_seed(0)
+    step = GNN(6, 2, 3, hidden=4, layers=1).double().rounds[0]
+    h, pairs = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 5, 5, 2, dtype=torch.float64)
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        ends = torch.cat((h[:, [i] * 4], h[:, others], pairs[:, i, others]), -1)
+        expected = step.update(torch.cat((h[:, i], step.second(step.first(ends)).sum(1)), -1))
+        torch.testing.assert_close(step(h, pairs)[:, i], expected)
 
 
 def test_pairs_of_particles():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lps.networks import GIN, VNDGCNN
-from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool, neighbour_features
+from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool, nearest
 from samples import random_graphs, random_motion, relabel, relabel_graphs, relabelling
 
 
@@ -128,7 +128,24 @@ def test_vector_layers():
 
 def test_neighbours_are_the_nearest_and_the_node_itself():
     x = torch.tensor([0.0, 1.0, 3.0, 7.0])[None, :, None, None] * torch.ones(1, 4, 3, 1)
-    difference, own = neighbour_features(x, 2)[0, :, :, 0].unbind(-1)
-    assert own.tolist() == [[0, 0], [1, 1], [3, 3], [7, 7]]
-    assert difference.sort(1).values.tolist() == [[0, 1], [-1, 0], [-2, 0], [-4, 0]]
-    assert neighbour_features(x, 9).shape == (1, 4, 4, 3, 2)
+    assert nearest(x, 2)[0].sort().values.tolist() == [[0, 1], [0, 1], [1, 2], [2, 3]]
+    assert nearest(x, 9).shape == (1, 4, 4)
+
+
+def test_a_layer_of_neighbours_sees_differences_and_the_node():
+    torch.manual_seed(0)
+    layer, x = VectorLinearLeakyReLU(4, 5).double(), vectors().requires_grad_()
+    found = nearest(x, 3)
+    near = x[torch.arange(len(x))[:, None, None], found]
+    own = x[:, :, None].expand_as(near)
+    expected, y = layer(torch.cat((near - own, own), -1)), layer.of_neighbours(x, found)
+    torch.testing.assert_close(y, expected)
+    weights = torch.randn_like(y)
+    got, wanted = (torch.autograd.grad(z, (x, layer.features.weight), weights) for z in (y, expected))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_a_vector_layer_of_zeros_has_finite_gradients():
+    layer, x = VectorLinearLeakyReLU(2, 5), torch.zeros(4, 6, 3, 2, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.isfinite().all()

@@ -1,6 +1,7 @@
 """The n-body simulator: what physics says of it, and that its data sets are kept."""
 
 import numpy as np
+import pytest
 import torch
 from lps import data
 from lps.data import particles
@@ -42,4 +43,9 @@ def test_nbody_splits_are_kept_and_differ(tmp_path, monkeypatch):
     assert torch.equal(first.positions, again.positions) and torch.equal(target, same)
     assert len(list(tmp_path.iterdir())) == 1
     assert not torch.equal(data.nbody("valid", count=6)[0].positions, first.positions)
+    file = next(tmp_path.glob("nbody-train-*"))
+    for kept in (b"", file.read_bytes()[:100]):
+        file.write_bytes(kept)
+        with pytest.raises(ValueError, match="expected a whole file; without it"):
+            data.nbody("train", count=6)
     assert target.shape == (6, 5, 3) and (target - first.positions).abs().max() > 0

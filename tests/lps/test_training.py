@@ -46,7 +46,18 @@ class Noisy(nn.Module):
         return Output(prediction, prediction.square().mean())
 
 
-def make(folder="", **changes) -> Trainer:
+class Moved(Noisy):
+    """The same with a p(g|x) of its own, as far as the loop can tell: a part of that name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distribution = nn.Linear(3, 3, bias=False)
+
+    def forward(self, rows: Rows, k: int) -> Output:
+        return super().forward(Rows(self.distribution(rows.x)), k)
+
+
+def make(folder="", model: type[nn.Module] = Noisy, **changes) -> Trainer:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(120, 3, generator=g)
     y = x.sum(1)
@@ -61,7 +72,7 @@ def make(folder="", **changes) -> Trainer:
     config = {**SETTINGS, "epochs": 6, "batch_size": 16, "lr": 0.02, "samples": 2, "eval_samples": 2, "clip": 1.0}
     config |= {"entropy_weight": 0.01, "warmup_epochs": 1.0, "decay": True, "out": str(folder), **changes}
     seed_all(config["seed"])
-    return Trainer(config, Noisy(), task)
+    return Trainer(config, model(), task)
 
 
 def timeless(result: dict) -> dict:
@@ -245,3 +256,23 @@ def test_runs_in_two_processes(tmp_path):
             [*command, str(script), str(tmp_path / "out")], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_the_group_learns_at_its_own_rate(rate):
+    trainer = make(model=Moved, group_rate=rate)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    for _ in range(2):  # the warm-up begins at zero
+        trainer._step(torch.arange(16))
+    first = 0.02 / 5  # Adam's first step is as long as its rate
+    for name, expected in (("net.0.weight", first), ("distribution.weight", rate * first)):
+        moved = (trainer.model.get_parameter(name) - before[name]).abs().max().item()
+        assert moved == pytest.approx(expected, rel=0.2)
+
+
+def test_a_run_goes_on_with_as_many_processes(tmp_path):
+    make(tmp_path, epochs=1).run()
+    trainer = make(tmp_path, epochs=1)
+    trainer.world = 2
+    with pytest.raises(ValueError, match="holds a run of 1 processes, not 2"):
+        trainer.run()

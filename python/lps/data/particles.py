@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lps.data.batch import Particles
+from lps.data.files import DataError
 
 SPLITS = {"train": 3000, "valid": 2000, "test": 2000}  # as published
 STEP = 0.001
@@ -86,7 +88,10 @@ def nbody(split: str, seed: int = 0, count: int | None = None) -> tuple[Particle
     cache = Path(os.environ.get("LPS_CACHE", Path.home() / ".cache" / "lps"))
     path = cache / f"nbody-{split}-{count}-{seed}.pt"
     if path.exists():
-        parts, target = torch.load(path, weights_only=True)
+        try:
+            parts, target = torch.load(path, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            raise DataError(f"{path}: expected a whole file; without it the systems are simulated anew") from None
         return Particles(*parts, torch.arange(count)), target
     particles, target = trajectories(count, seed=[seed, list(SPLITS).index(split)])
     cache.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ WORDS = {
     "group": ("prob", "uniform", "canonical", "frame"),
 }
 COUNTS = ("epochs", "batch_size", "samples", "eval_samples", "eval_every", "repeats", "most_samples")
+COUNTS += ("train_count", "valid_count", "test_count", "count")
 
 
 def _check(settings: dict[str, Any]) -> None:
@@ -50,6 +51,8 @@ def _check(settings: dict[str, Any]) -> None:
             raise ConfigError(f"{key}: expected one of {', '.join(WORDS[key])}, got {value!r}")
         if key in COUNTS and value < 1:
             raise ConfigError(f"{key}: expected 1 or more, got {value}")
+        if key == "seed" and not 0 <= value < 2**32:
+            raise ConfigError(f"seed: expected 0 to {2**32 - 1}, got {value}")
 
 
 def _pairs(arguments: list[str]):

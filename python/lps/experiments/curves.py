@@ -21,17 +21,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def draw(results: list[dict[str, Any]], score: str, picture: str) -> None:
-    """Validation scores by epoch, one line a result, and beside them the training loss."""
+    """Validation scores by epoch, one line a result and a colour a model, and beside them the training loss."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    drawn: dict[str, str] = {}  # label -> colour: runs that differ in their seed look alike
     for result in results:
         config, rows = result["config"], result.get("history", [])
         label = ", ".join(str(config[k]) for k in ("backbone", "group") if k in config)
+        again, colour = label in drawn, drawn.setdefault(label, f"C{len(drawn)}")
         for axis, key in zip(axes, (f"valid_{score}", "train_loss")):
             points = [(row["epoch"] + 1, row[key]) for row in rows if key in row]
             if points:
-                axis.plot(*zip(*points), marker=".", label=label)
+                axis.plot(*zip(*points), marker=".", color=colour, label="_" + label if again else label)
     for axis, title in zip(axes, (f"validation {score}", "training loss")):
         axis.set_xlabel("epoch")
         axis.set_title(title, fontsize=9)

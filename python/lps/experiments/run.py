@@ -40,8 +40,13 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         return show(name)
     files = [a.removeprefix("results=") for a in arguments if a.startswith("results=")]
     try:
+        for path in files:
+            open(path, "a").close()  # one that can't be written is told before the run, not after it
         result = run(name, [a for a in arguments if not a.startswith("results=")])
-    except ValueError as error:  # wrong settings, missing data or shapes that do not fit: all raise it, with a line
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # wrong settings, missing data, shapes that do not fit, no such folder
         line = " ".join(str(error).split())
         print(f"lps {name}: {line}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 100,
     "optimizer": "adam",  # or adamw
     "lr": 1e-3,
+    "group_rate": 1.0,  # the learning rate of p(g|x) in units of lr
     "weight_decay": 0.0,
     "clip": 0.0,  # largest norm of a gradient, 0 for none
     "warmup_epochs": 0.0,

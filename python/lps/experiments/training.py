@@ -33,7 +33,11 @@ class Trainer:
             self.net = nn.parallel.DistributedDataParallel(model)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config["optimizer"]]
         rate = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
-        self.optimizer = kind(model.parameters(), **rate, fused=True)  # 0.1 s for 25 million parameters instead of 0.7
+        parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for name, parameter in model.named_parameters():
+            parts[name.startswith("distribution.")].append(parameter)
+        groups = [{"params": parts[False]}, {"params": parts[True], "lr": config["lr"] * config["group_rate"]}]
+        self.optimizer = kind(groups, **rate, fused=True)  # 0.1 s for 25 million parameters instead of 0.7
         self.per_epoch = max(1, task.train.numbers.numel() // (config["batch_size"] * self.world))
         total = config["epochs"] * self.per_epoch
         self.last = min(total, config["max_steps"] or total)
@@ -164,6 +168,8 @@ class Trainer:
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))
             raise ValueError(f"out: {self.folder} holds a run with other settings ({', '.join(changed)})")
+        if len(state["random"]) != self.world:
+            raise ValueError(f"out: {self.folder} holds a run of {len(state['random'])} processes, not {self.world}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

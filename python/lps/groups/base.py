@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lps.data.batch import Graphs, Particles
 class Sample(NamedTuple):
     """What a distribution returns: a group element with k samples, and a penalty to be added to the loss."""
 
-    g: Any
+    g: lk.GroupElement
     entropy: Tensor
 
 
@@ -46,7 +46,7 @@ class Symmetry(NamedTuple):
             )
         return cls(bool(found[1]), bool(found[3]), found[5] == "E", bool(found[4]))
 
-    def element(self, permutation: Any, motion: Any) -> Any:
+    def element(self, permutation: lk.GroupElement | None, motion: lk.GroupElement | None) -> lk.GroupElement:
         """The group element of the factors that this group has."""
         if self.permutes and self.moves:
             return lk.Product(permutation, motion)

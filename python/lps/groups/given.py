@@ -94,22 +94,21 @@ class GraphFrames(Distribution):
 
     @torch.no_grad()
     def forward(self, x: Graphs, k: int) -> Sample:
-        ranks = torch.stack([self._ranks(a, int(n)) for a, n in zip(edge_mask(x), x.num_nodes)])
-        scores = -ranks.to(torch.float32)[:, None].expand(len(x), k, -1)  # equal ones are put in random order
+        ranks = torch.zeros(x.x.shape[:2], device=x.x.device)
+        for rank, a, n in zip(ranks, edge_mask(x), x.num_nodes.tolist()):
+            rank[:n] = self._ranks(a[:n, :n]) if n else rank[:n]
+        scores = -ranks[:, None].expand(len(x), k, -1)  # equal ones are put in random order
         g = lk.Permutation.from_scores(scores.contiguous(), x.num_nodes, normalize=False)
         return Sample(lk.Permutation.from_indices(g.perm, x.num_nodes), nothing(x.x))
 
-    def _ranks(self, adjacency: Tensor, num_nodes: int) -> Tensor:
+    def _ranks(self, adjacency: Tensor) -> Tensor:
         """(n, n) -> (n,) int64: places of the nodes, equal where nothing tells two apart."""
-        a = adjacency[:num_nodes, :num_nodes].to(torch.float64)
+        a = adjacency.to(torch.float64)
         a = torch.maximum(a, a.T)
         values, vectors = torch.linalg.eigh(torch.diag(a.sum(1)) - a)
-        space = (
-            torch.cat((values.new_zeros(1), (values.diff() > self.TOLERANCE).to(values)))[:num_nodes].cumsum(0).long()
-        )
+        space = torch.cat((values.new_zeros(1), (values.diff() > self.TOLERANCE).to(values))).cumsum(0).long()
         inside = torch.zeros_like(vectors).index_add(1, space, vectors.square()).sqrt()
-        order = torch.unique((inside * self.ROUNDED).round(), dim=0, return_inverse=True)[1]
-        return torch.nn.functional.pad(order, (0, len(adjacency) - num_nodes))
+        return torch.unique((inside * self.ROUNDED).round(), dim=0, return_inverse=True)[1]
 
 
 def edge_mask(x: Graphs) -> Tensor:

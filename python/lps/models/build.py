@@ -49,7 +49,6 @@ def build(config: Mapping[str, Any]) -> SymmetrizedModel:
     if name not in {**BACKBONES, **ENCODERS}:
         raise ValueError(f"backbone: expected one of {', '.join([*BACKBONES, *ENCODERS, *ALIASES])}, got {name!r}")
     data = "particles" if name in ("transformer", "gnn") else "graphs"
-    distribution = groups.build({"data": data, **config})
     if data == "particles":
         config = {**PARTICLES, **config}
     if name in ENCODERS:
@@ -58,6 +57,8 @@ def build(config: Mapping[str, Any]) -> SymmetrizedModel:
         backbone = accepted(TokenModel, config)
     else:
         backbone = accepted(BACKBONES[name], config)
+    # After the base model: with the same seed that has the same random weights, whatever the group.
+    distribution = groups.build({"data": data, **config})
     model = IdentifiedModel if name == "gin_id" else SymmetrizedModel
     return accepted(model, {**config, "distribution": distribution, "backbone": backbone})
 

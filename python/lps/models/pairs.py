@@ -34,6 +34,8 @@ class PairTransformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if heads < 1 or hidden % heads:
+            raise ValueError(f"heads: expected a divisor of hidden, {hidden}, got {heads}")
         self.input = nn.Sequential(nn.Linear(node_channels + edge_channels, hidden), nn.Dropout(dropout))
         self.positions = nn.Parameter(torch.randn(n * n, hidden))
         self.dropout = nn.Dropout(dropout)
@@ -86,14 +88,15 @@ class GNN(nn.Module):
 class _Round(nn.Module):
     def __init__(self, hidden: int, edge_channels: int) -> None:
         super().__init__()
-        self.message = nn.Sequential(
-            nn.Linear(2 * hidden + edge_channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
-        )
+        self.first = nn.Linear(2 * hidden + edge_channels, hidden)
+        self.second = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.update = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, h: Tensor, pairs: Tensor) -> Tensor:
-        m, n, c = h.shape
-        of, to = h[:, :, None].expand(m, n, n, c), h[:, None].expand(m, n, n, c)
-        messages = self.message(torch.cat((of, to, pairs), -1))
-        other = ~torch.eye(n, dtype=torch.bool, device=h.device)
-        return self.update(torch.cat((h, (messages * other[..., None]).sum(2)), -1))
+        c = h.shape[-1]
+        to, of, edge = self.first.weight.split((c, c, pairs.shape[-1]), 1)
+        # W (h_i, h_j, e_ij), with n products of h instead of n * n.
+        mapped = (h @ to.T)[:, :, None] + (h @ of.T)[:, None] + nn.functional.linear(pairs, edge, self.first.bias)
+        messages = self.second(mapped)
+        others = messages.sum(2) - messages.diagonal(dim1=1, dim2=2).mT
+        return self.update(torch.cat((h, others), -1))

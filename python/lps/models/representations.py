@@ -34,7 +34,7 @@ def axes_of(order_out: int | str) -> int:
     return GRAPH_OUT[order_out]
 
 
-def represent(batch: Graphs | Particles, order_in: Any, g: Any) -> tuple[tuple[Tensor, ...], list]:
+def represent(batch: Graphs | Particles, order_in: Any, g: lk.GroupElement) -> tuple[tuple[Tensor, ...], list]:
     """The tensors of a batch that a base model takes, and the orders of each under g.
 
     Graphs: order_in 1 is the features of nodes (b, n, c), "edges" those of edges (b, n, n, c_e), 2 the latter with
@@ -55,7 +55,7 @@ def represent(batch: Graphs | Particles, order_in: Any, g: Any) -> tuple[tuple[T
     return (batch.x, edges), [1, 2]
 
 
-def order_under(g: Any, nodes: int, space: int | str) -> Any:
+def order_under(g: lk.GroupElement, nodes: int, space: int | str) -> Any:
     """The order of something with so many axes of nodes, and scalars, vectors or points in space, under any group."""
     if isinstance(g, (lk.Orthogonal, lk.Euclidean)):
         return space

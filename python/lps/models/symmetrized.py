@@ -60,7 +60,7 @@ class SymmetrizedModel(nn.Module):
         g, entropy = self.distribution(batch, self.n_samples if k is None else k)
         return Output(self.predict(batch, g), entropy)
 
-    def predict(self, batch: Graphs | Particles, g: Any) -> Tensor:
+    def predict(self, batch: Graphs | Particles, g: lk.GroupElement) -> Tensor:
         """The mean over given samples g."""
         inputs, orders_in = represent(batch, self.order_in, g)
         y = lk.symmetrize(self.backbone, inputs, g, orders_in, self._order_out(batch, g))
@@ -68,7 +68,7 @@ class SymmetrizedModel(nn.Module):
             return y.diagonal(dim1=1, dim2=2).mT
         return batch.positions + y if self.order_out == "displacement" else y
 
-    def _order_out(self, batch: Graphs | Particles, g: Any) -> Any:
+    def _order_out(self, batch: Graphs | Particles, g: lk.GroupElement) -> Any:
         known = PARTICLE_OUT if isinstance(batch, Particles) else GRAPH_OUT
         if self.order_out not in known:
             raise ValueError(f"order_out: expected one of {list(known)} for {type(batch).__name__}")
@@ -83,9 +83,9 @@ class IdentifiedModel(SymmetrizedModel):
     is all that it would see of an n x n matrix of identifiers. It returns (b, n or nothing, k, c).
     """
 
-    def predict(self, batch: Graphs, g: Any) -> Tensor:
+    def predict(self, batch: Graphs, g: lk.GroupElement) -> Tensor:
         weight = self.backbone.identifiers
         if weight.shape[0] < batch.x.shape[1]:
             raise ValueError(f"n: expected graphs of at most {weight.shape[0]} nodes, got {batch.x.shape[1]}")
-        weight = weight[: batch.x.shape[1]].expand(len(batch), len(g), -1, -1)
+        weight = weight[: batch.x.shape[1]].expand(len(batch), len(g), -1, -1).contiguous()  # once, for both directions
         return self.backbone(batch, g.transform_output(weight, order=1, reduce=None)).mean(-2)

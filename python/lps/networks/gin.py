@@ -67,8 +67,8 @@ def _by_product(adjacency: Tensor, real: Tensor) -> Aggregate:
     b, n, _ = adjacency.shape
 
     def aggregate(h: Tensor) -> Tensor:
-        padded = h.new_zeros(b * n, h[0].numel()).index_copy(0, real, h.flatten(1))
-        return (adjacency.to(h.dtype) @ padded.view(b, n, -1)).flatten(0, 1)[real].view(h.shape)
+        padded = h.new_zeros(b * n, h.shape[1] * h.shape[2]).index_copy(0, real, h.flatten(1))
+        return (adjacency.to(h.dtype) @ padded.view(b, n, padded.shape[1])).flatten(0, 1)[real].view(h.shape)
 
     return aggregate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool, neighbour_features
+from lps.networks.vector_neurons import VectorLinearLeakyReLU, VectorMaxPool, nearest
 
 
 class VNDGCNN(nn.Module):
@@ -39,6 +39,8 @@ class VNDGCNN(nn.Module):
         super().__init__()
         if hidden < 6:
             raise ValueError(f"hidden: expected 6 or more, got {hidden}")
+        if neighbours < 1:
+            raise ValueError(f"neighbours: expected 1 or more, got {neighbours}")
         width = hidden // 3
         self.neighbours, self.dropout = neighbours, dropout
         self.first, self.pool_first = VectorLinearLeakyReLU(2 * channels, width), VectorMaxPool(width)
@@ -47,7 +49,7 @@ class VNDGCNN(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """x (m, n, 3, c) -> scores (m, n) and v (m, 3, 3)."""
-        near = self.pool_first(self.first(neighbour_features(x, self.neighbours)), 2)
+        near = self.pool_first(self.first.of_neighbours(x, nearest(x, self.neighbours)), 2)
         scores = None if self.scores is None else self.scores(near)
         return scores, None if self.vectors is None else self.vectors(near)
 
@@ -79,7 +81,8 @@ class _Scores(nn.Module):
         self.head = nn.Linear(12 * width, 1)
 
     def forward(self, near: Tensor) -> Tensor:
-        far = self.pool_second(self.second(neighbour_features(self._drop(near), self.neighbours)), 2)
+        seen = self._drop(near)
+        far = self.pool_second(self.second.of_neighbours(seen, nearest(seen, self.neighbours)), 2)
         both = torch.cat((near, self._drop(far)), -1)
         x = self.third(both)
         x = torch.cat((x, x.mean(1, keepdim=True).expand_as(x)), -1)
