@@ -45,8 +45,8 @@ def test_reads_and_writes_once(name, order):
     assert got["gld_sectors"] + got["gst_sectors"] <= 1.10 * COMPULSORY[name, order] / 32
 
 
-# Sizes, dtype, and the sectors asked for against those that u, v and the row compel. Lines that end within sectors share
-# them; of 188 lines of float32 those that do not fit in shared memory are read twice.
+# Sizes, dtype, and the sectors asked for against those that u, v and the row compel. Lines may end within sectors, and
+# of 188 lines of float32 those that do not fit in shared memory are read twice.
 EDGE_GRADIENTS = (
     ({"n": 33, "c": 16, "k": 2}, torch.float32, 1.05),
     ({"n": 33, "c": 3, "k": 1}, torch.float32, 1.3),
