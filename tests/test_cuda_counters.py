@@ -45,6 +45,30 @@ def test_reads_and_writes_once(name, order):
     assert got["gld_sectors"] + got["gst_sectors"] <= 1.10 * COMPULSORY[name, order] / 32
 
 
+# Sizes, dtype, and the sectors asked for against those that u, v and the row compel. Lines may end within sectors, and
+# of 188 lines of float32 those that do not fit in shared memory are read twice.
+EDGE_GRADIENTS = (
+    ({"n": 33, "c": 16, "k": 2}, torch.float32, 1.05),
+    ({"n": 33, "c": 3, "k": 1}, torch.float32, 1.3),
+    ({"n": 60, "c": 4, "k": 1}, torch.bfloat16, 1.05),
+    ({"n": 188, "c": 1, "b": 64, "k": 1}, torch.float32, 1.95),
+)
+
+
+@pytest.mark.parametrize(("sizes", "dtype", "most"), EDGE_GRADIENTS, ids=str)
+@pytest.mark.parametrize("name", ["permute", "inverse_permute_mean"])
+def test_the_score_gradient_of_edges_reads_lines_whole(name, sizes, dtype, most):
+    op = OPS[name]
+    case = testing.Case(**{"b": B, "order": 2, "tau": 0.01, "ragged": False, **sizes})
+    args = testing.arguments(op, case, dtype, device="cuda")
+    testing.gradients(op, "cuda", args, [op.parameters.index(name) for name in ("t", "row", "col")])
+    torch.cuda.synchronize()
+    got, size = gpusim.counters(), 2 if dtype == torch.bfloat16 else 4
+    assert got["gat_sectors"] + got["local_ld_sectors"] + got["local_st_sectors"] == 0
+    compulsory = case.b * case.k * case.n * (2 * case.n * case.c * size + 8 + 6 * 4)
+    assert got["gld_sectors"] + got["gst_sectors"] <= most * compulsory / 32
+
+
 @pytest.mark.parametrize("n", [60, 188, 444])
 def test_soft_sort_meets_few_banks_twice(n):
     got = counted("soft_sort", n=n, n_iter=20)

@@ -17,8 +17,9 @@ using torch::stable::accelerator::DeviceGuard;
 // The grid's first axis holds 2^31 - 1 blocks, the others 65,535: kernels use the first alone and unfold it.
 constexpr int64_t kMaxBlocks = INT32_MAX;
 constexpr int kWarp = 32;
-// Shared memory that a block gets without asking.
-constexpr size_t kPlainShared = 48 << 10;
+// Shared memory that a block gets without asking, its static part included; dynamic memory below kUnasked leaves room
+// for that of any kernel here.
+constexpr size_t kPlainShared = 48 << 10, kUnasked = 8 << 10;
 
 inline int64_t blocks(int64_t work, int64_t per_block) {
   return (work + per_block - 1) / per_block;
@@ -67,7 +68,10 @@ void launch(const char* name, void (*kernel)(Parameters...), const Tensor& on, i
   STD_TORCH_CHECK(grid <= kMaxBlocks, name, ": expected work for at most ", kMaxBlocks, " blocks, got ", grid);
   const int32_t device = static_cast<int32_t>(on.get_device_index());
   const DeviceGuard guard(device);
-  if (shared > kPlainShared) {
+  if (shared > kUnasked) {
+    const size_t most = most_shared(on);
+    STD_TORCH_CHECK(shared <= most, name, ": needs ", shared, " bytes of shared memory a block, cuda:", device,
+                    " gives ", most, " at most; backend='reference' has no such limit");
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     check_launch(error, name, grid, threads, shared);

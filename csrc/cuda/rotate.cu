@@ -1,8 +1,8 @@
 // rotate: a tile of an input's nodes is read once and turned for several samples.
-#include "cuda/rotation.cuh"
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
 #include "cuda/rotations.cuh"
+#include "cuda/turn_samples.cuh"
 
 namespace lps::cuda {
 
@@ -13,39 +13,12 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
   __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[kTileWarps];
   const Part<T> part(a);
-  Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
   T* const whole = held_row(a);
   if (whole != nullptr) Nodes::hold_row(x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   if (part.tile >= part.end) return;
-  held.read(a, part.b, part.first, part.last, part.lane);
-  for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
-    const Nodes tile(buffers[part.warp], index, a.c);
-    typename Nodes::Entries v;
-    if (!a.order.given()) tile.load(x, part.b * size, count, v);
-    for (int64_t sample = part.first; sample < part.last; ++sample) {
-      const int64_t row = part.b * a.k + sample;
-      bool live[Nodes::kItems];
-#pragma unroll
-      for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
-      if (a.order.given()) {
-        tile.gather(x, part.b * size, whole, a.order, row * a.n, count, v, live);
-      }
-      T m[D * D];
-      held.template matrix<false>(sample - part.first, m);
-      const T* const center = a.center ? held.center(a, sample - part.first) : nullptr;
-      typename Nodes::Entries turned;
-#pragma unroll
-      for (int t = 0; t < Nodes::kItems; ++t) {
-        T u[kCount<D, ORDER>];
-#pragma unroll
-        for (int e = 0; e < kCount<D, ORDER>; ++e) u[e] = v[t][e];
-        if (center != nullptr && live[t]) shift<D>(u, center, T(-1));
-        turn<D, ORDER>(m, u, turned[t]);
-      }
-      tile.store(y, row * size, count, a.n, turned);
-    }
-  }
+  matrices[part.warp].read(a, part.b, part.first, part.last, part.lane);
+  turn_samples<D, ORDER>(a, part, matrices[part.warp], buffers[part.warp], whole, y, x);
 }
 
 // grad_x of a tile, and its part of the gradients of q and center: all samples, one after the other. a.order is the

@@ -1,6 +1,7 @@
 // d x d matrices, d from 2 to 4, on the space axis of a tile's nodes; what the four kernels of rotations are made of.
 #pragma once
 
+#include "cuda/halve_sums.cuh"
 #include "cuda/tile.cuh"
 #include "space.h"
 
@@ -150,20 +151,6 @@ __device__ __forceinline__ void add_gradient(const T (&m)[D * D], const T (&x)[k
   }
 }
 
-// Each step halves how many sums a lane holds and doubles over how many lanes they run.
-template <int HALF, class T, int N>
-__device__ __forceinline__ void halve_sums(T (&held)[N], int lane) {
-  if constexpr (HALF > 0) {
-    const bool upper = lane & HALF;
-#pragma unroll
-    for (int i = 0; i < HALF; ++i) {
-      const T kept = upper ? held[i + HALF] : held[i], sent = upper ? held[i] : held[i + HALF];
-      held[i] = kept + __shfl_xor_sync(kAll, sent, HALF);
-    }
-    halve_sums<HALF / 2>(held, lane);
-  }
-}
-
 // to[i] = the sum over lanes of v[i].
 template <int WIDTH, class T>
 __device__ __forceinline__ void write_sums(const T (&v)[WIDTH], T* to, int lane) {
@@ -201,8 +188,8 @@ bool tile_switch(const Space& s, const Body& body) {
   }
 }
 
-// Longer rows are gathered from where they lie; with the tiles these are what a block gets without asking.
-constexpr int64_t kHeldBytes = 16 << 10;
+// Longer rows are gathered from where they lie; with the tiles, 40 KB at most, these fit on every device from sm_80 on.
+constexpr int64_t kHeldBytes = 48 << 10;
 
 // Which rows a kernel gathers from, where nodes are permuted: that of its input, or those of its samples.
 enum class Gathers { kInput, kSamples };

@@ -1,41 +1,102 @@
-// sample_rotate: matrices, the centroid and the turned points: three launches. Not one: turning a point takes the
-// centroid of all of them and a matrix that another block holds.
+// sample_rotate: matrices, the centroid and the turned points, in one launch for d from 2 to 4: a block has a cloud and
+// up to kSamples samples. Where such blocks are few and clouds large, points are turned by a second one, a block a
+// tile.
+#include "cuda/drawn.cuh"
 #include "cuda/gram_schmidt_large.cuh"
 #include "cuda/permute_rotate.cuh"
-#include "cuda/typed.cuh"
+#include "cuda/turn_samples.cuh"
 
 namespace lps::cuda {
 
 constexpr int kCentroidThreads = 256;
+// Blocks that fill the largest device twice, and tiles of a cloud that one block may go through where they are fewer.
+constexpr int64_t kBusyBlocks = 264, kFewTiles = 4 * kTileWarps;
 
-// center (b, d): the mean of x (b, n, d, c) over real nodes and channels, one input a block.
+// to (d,): the mean of a cloud x (n, d, c) over `count` nodes and all channels. sums: a number a thread, shared.
 template <class T>
-__global__ void __launch_bounds__(kCentroidThreads)
-    centroid_kernel(T* center, Numbers x, const int64_t* num_nodes, int64_t n, int64_t d, int64_t c) {
-  __shared__ T sums[kCentroidThreads];
-  const int64_t b = blockIdx.x, count = count_nodes(num_nodes, b, n), node = d * c;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = kCentroidThreads / kWarp;
+__device__ __forceinline__ void find_centroid(const Numbers& x, int64_t offset, int64_t count, int64_t d, int64_t c,
+                                              T* sums, T* to) {
+  const int64_t node = d * c;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, threads = static_cast<int>(blockDim.x);
   const T total = static_cast<T>(count * c > 0 ? count * c : 1);
   // Threads that read a row in order, each always the same entry of a node, where a node is that small.
-  const int together = node > 0 && node <= kCentroidThreads ? static_cast<int>(kCentroidThreads / node * node) : 0;
+  const int together = node > 0 && node <= threads ? static_cast<int>(threads / node * node) : 0;
   typed<T>(x, [&](const auto* at) {
-    at += b * n * node;
+    at += offset;
     T sum = 0;
     for (int64_t i = threadIdx.x; threadIdx.x < together && i < count * node; i += together) {
       sum += static_cast<T>(at[i]);
     }
     sums[threadIdx.x] = sum;
     __syncthreads();
-    for (int64_t a = warp; a < d; a += warps) {
+    for (int64_t a = warp; a < d; a += threads / kWarp) {
       T of_entry = 0;
       for (int i = lane; i < together; i += kWarp) of_entry += i / c % d == a ? sums[i] : T(0);
       for (int64_t i = lane; together == 0 && i < count * c; i += kWarp) {
         of_entry += static_cast<T>(at[(i / c * d + a) * c + i % c]);
       }
       of_entry = warp_sum(of_entry);
-      if (lane == 0) center[b * d + a] = of_entry / total;
+      if (lane == 0) to[a] = of_entry / total;
     }
   });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kCentroidThreads)
+    centroid_kernel(T* center, Numbers x, const int64_t* num_nodes, int64_t n, int64_t d, int64_t c) {
+  __shared__ T sums[kCentroidThreads];
+  const int64_t b = blockIdx.x;
+  find_centroid(x, b * n * d * c, count_nodes(num_nodes, b, n), d, c, sums, center + b * d);
+}
+
+// v (b, k, d, d) or null, for matrices of the seed; what is written beside the points.
+template <class T>
+struct Sampled {
+  const T* v;
+  const int64_t* seed;
+  T *q, *center;
+  bool* degenerate;
+  bool special;
+};
+
+// Matrices of a block's samples, a thread each; the centroid; and, unless y is null, the points.
+template <class T, int D>
+__global__ void __launch_bounds__(kTileThreads) sample_rotate_kernel(Turn<T> a, Sampled<T> to, Numbers y, Numbers x) {
+  using Nodes = Tile<T, D>;
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> held;
+  __shared__ bool flags[kSamples * D];
+  __shared__ T sums[kTileThreads];
+  const Part<T> part(a);
+  const int64_t first = part.b * a.k + part.first;
+  const int samples = static_cast<int>(part.last - part.first), square = samples * D * D;
+  for (int i = threadIdx.x; to.v != nullptr && i < square; i += blockDim.x) held.matrices[i] = to.v[first * D * D + i];
+  if (to.center != nullptr && (y.data != nullptr || part.first == 0)) {
+    find_centroid(x, part.b * a.n * D * a.c, count_nodes(a.num_nodes, part.b, a.n), D, a.c, sums, held.centers);
+  }
+  __syncthreads();
+  if (threadIdx.x < samples) {
+    T columns[D][D], *const own = held.matrices + threadIdx.x * D * D;
+    bool found[D];
+    if (to.v != nullptr) {
+      read_columns<D, D>(own, columns);
+    } else {
+      Drawn{to.seed}.read<D, D>(own, first, samples, columns);
+    }
+    lps::gram_schmidt<D, D>(columns, to.special, found);
+    write_columns<D, D>(columns, own);
+#pragma unroll
+    for (int j = 0; j < D; ++j) flags[threadIdx.x * D + j] = to.v != nullptr && found[j];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < square; i += blockDim.x) to.q[first * D * D + i] = held.matrices[i];
+  for (int i = threadIdx.x; i < samples * D; i += blockDim.x) to.degenerate[first * D + i] = flags[i];
+  if (to.center != nullptr && part.first == 0 && threadIdx.x < D) {
+    to.center[part.b * D + threadIdx.x] = held.centers[threadIdx.x];
+  }
+  if (y.data != nullptr) {
+    turn_samples<D, 1>(a, part, held, buffers[part.warp], static_cast<const T*>(nullptr), y, x);
+  }
 }
 
 // Adds to grad_x of real nodes their share of the gradient of the center, the sum of two where both are given.
@@ -68,32 +129,62 @@ static void check_sizes(const OptionalTensor& v, const Tensor& x, const Optional
   check_same_device("sample_rotate", x, v, num_nodes);
 }
 
+// q, degenerate and center by the kernels of other ops, for matrices that no thread holds.
+static void sample_large(const OptionalTensor& v, const Tensor& seed, const Tensor& x, const OptionalTensor& num_nodes,
+                         bool special, Tensor& q, Tensor& degenerate, const Tensor& center) {
+  const int64_t b = x.size(0), k = q.size(1), n = x.size(1), d = x.size(2), c = x.size(3);
+  if (v) {
+    const auto [columns, flags] = gram_schmidt(reshaped(*v, {b * k, d, d}), special);
+    q = reshaped(columns, {b, k, d, d}), degenerate = reshaped(flags, {b, k, d});
+  } else {
+    q = random_orthogonal(seed, b, k, d, special, false, q.scalar_type() == ScalarType::Double);
+    degenerate = zeros(x, {b, k, d}, ScalarType::Bool);
+  }
+  if (center.numel() == 0) return;
+  compute_switch(x.scalar_type(), "sample_rotate", [&](auto number) {
+    using T = decltype(number);
+    launch("centroid_kernel", centroid_kernel<T>, x, b, kCentroidThreads, 0, out<T>(center), numbers(x),
+           in<int64_t>(num_nodes), n, d, c);
+  });
+}
+
 static std::tuple<Tensor, Tensor, Tensor, Tensor> sample_rotate(OptionalTensor v, Tensor seed, Tensor x,
                                                                 OptionalTensor num_nodes, int64_t k, bool special,
                                                                 bool centered) {
   check_sizes(v, x, num_nodes, k);
   check_same_device("sample_rotate", x, seed);
-  x = dense(x), num_nodes = dense(num_nodes);
+  x = dense(x), num_nodes = dense(num_nodes), v = dense(v);
   const int64_t b = x.size(0), n = x.size(1), d = x.size(2), c = x.size(3);
-  Tensor q = x, degenerate = x;
-  if (v) {
-    const auto [columns, flags] = gram_schmidt(reshaped(*v, {b * k, d, d}), special);
-    q = reshaped(columns, {b, k, d, d}), degenerate = reshaped(flags, {b, k, d});
-  } else {
-    q = random_orthogonal(seed, b, k, d, special, false, compute_dtype(x.scalar_type()) == ScalarType::Double);
-    degenerate = zeros(x, {b, k, d}, ScalarType::Bool);
-  }
+  const ScalarType wide = compute_dtype(x.scalar_type());
+  Tensor q = empty(x, {b, k, d, d}, wide), degenerate = empty(x, {b, k, d}, ScalarType::Bool);
   const Tensor center = empty(q, {b, centered ? 1 : 0, d});
-  if (center.numel() > 0) {
-    compute_switch(x.scalar_type(), "sample_rotate", [&](auto number) {
-      using T = decltype(number);
-      launch("centroid_kernel", centroid_kernel<T>, x, b, kCentroidThreads, 0, out<T>(center), numbers(x),
-             in<int64_t>(num_nodes), n, d, c);
-    });
-  }
   OptionalTensor about;
   if (centered) about = center;
-  return {q, degenerate, center, launch_rotate("sample_rotate", x, std::nullopt, q, about, num_nodes, 1, false)};
+  bool held = false, turned = false;
+  Tensor y = x;
+  if (q.numel() > 0 && n * c > 0) {
+    STD_TORCH_CHECK(!v || v->scalar_type() == wide, "sample_rotate: expected v in the dtype that x is computed in");
+    const Space s = space_of("sample_rotate", x, q, about, num_nodes, 1, false);
+    compute_switch(x.scalar_type(), "sample_rotate", [&](auto number) {
+      using T = decltype(number);
+      held = tile_switch<T>(s, [&](auto D, auto ORDER) {
+        if constexpr (ORDER == 1) {
+          Turn<T> a = cut<T, D>(s, q, about, std::nullopt, num_nodes, std::nullopt, true, Gathers::kInput);
+          a.tiles_of_block = a.tiles;
+          turned = a.tiles <= kFewTiles || b * a.chunks >= kBusyBlocks;
+          if (turned) y = empty(x, sizes_of(s, true));
+          const Sampled<T> to{
+              in<T>(v), in<int64_t>(seed), out<T>(q), centered ? out<T>(center) : nullptr, out<bool>(degenerate),
+              special};
+          launch("sample_rotate_kernel", sample_rotate_kernel<T, D>, x, grid_of(s, a), threads_of(a), 0, a, to,
+                 turned ? numbers(y) : Numbers{nullptr, kWhole}, numbers(x));
+        }
+      });
+    });
+  }
+  if (!held) sample_large(v, seed, x, num_nodes, special, q, degenerate, center);
+  if (!turned) y = launch_rotate("sample_rotate", x, std::nullopt, q, about, num_nodes, 1, false);
+  return {q, degenerate, center, y};
 }
 
 static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, OptionalTensor,

@@ -1,6 +1,6 @@
 // Launches of the soft permutation's products and gradients, which permute and its inverse share.
 #include "cuda/gather.cuh"
-#include "cuda/soft_matrix.cuh"
+#include "cuda/soft_gradient.cuh"
 #include "cuda/soft_sort.cuh"
 
 namespace lps::cuda {
@@ -58,23 +58,6 @@ static Axis axis_of(const Shape& s, int64_t which, int slots) {
 }
 
 template <class T>
-Soft<T> soft_of(const Shape& s, const OptionalTensor& t, const OptionalTensor& row, const OptionalTensor& col,
-                const OptionalTensor& weights, double scale, double tau) {
-  return {s.perm,
-          s.num_nodes,
-          in<T>(t),
-          in<T>(row),
-          in<T>(col),
-          in<T>(weights),
-          static_cast<T>(scale),
-          Temperature<T>(tau),
-          s.k,
-          static_cast<int>(s.n),
-          static_cast<int>(s.c),
-          s.order == 2};
-}
-
-template <class T>
 __global__ void add_kernel(const T* a, const T* b, T* sum, int64_t count) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at < count) sum[at] = a[at] + b[at];
@@ -94,6 +77,10 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
                         const OptionalTensor& weights, double scale) {
   check_row_length("permute_backward", s.n);
   const int64_t rows = s.rows(), channels = s.inner();
+  if (axes == 3 && soft.t.numel() > 0 && channels > 0) {
+    const SoftParts found{empty(soft.t), empty(soft.t), empty(soft.t)};
+    if (edge_gradient(s, soft, u, v, tau, weights, scale, found)) return found;
+  }
   const int64_t parts =
       std::max<int64_t>(1, std::min((kBusyBlocks + rows - 1) / std::max<int64_t>(rows, 1), (channels + 63) / 64));
   const Tensor& like = soft.t;

@@ -27,6 +27,11 @@ struct SoftParts {
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
                         const OptionalTensor& weights = std::nullopt, double scale = 1);
 
+// The same for both axes of edges in one reading where they fit, or two: u by node, v by rank. False where rows are too
+// long, or too few to keep a device busy with a block each.
+bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau,
+                   const OptionalTensor& weights, double scale, const SoftParts& to);
+
 // y = w after (K (before x)) along an axis, by rank: P^T x for before = row and after = col, P x the other way round.
 void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const View& x, double tau, int axis,
                   const Tensor& y, const OptionalTensor& weights = std::nullopt, double scale = 1);

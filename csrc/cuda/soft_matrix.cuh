@@ -1,12 +1,13 @@
-// The soft permutation applied to features, and the gradient of t, row and col, both by scans in order of rank.
+// The soft permutation applied to features by scans in order of rank; its gradient is in soft_gradient.cuh.
 //
 // Features of one sample are seen as (outer, n, inner): a scan runs along n, the node axis that is acted on, and the
 // other axes are channels of it. inner is c, or n c where the first axis of edges is scanned; outer is 1, or n where
 // the second one is. A block works on one row and goes through its channels in tiles: L of outer times C of inner.
 #pragma once
 
+#include "cuda/laplace.cuh"
 #include "cuda/soft.cuh"
-#include "cuda/ties.cuh"
+#include "cuda/typed.cuh"
 
 namespace lps::cuda {
 
@@ -22,6 +23,23 @@ struct Soft {
   int n, c;
   bool edges;
 };
+
+template <class T>
+Soft<T> soft_of(const Shape& s, const OptionalTensor& t, const OptionalTensor& row, const OptionalTensor& col,
+                const OptionalTensor& weights, double scale, double tau) {
+  return {s.perm,
+          s.num_nodes,
+          in<T>(t),
+          in<T>(row),
+          in<T>(col),
+          in<T>(weights),
+          static_cast<T>(scale),
+          Temperature<T>(tau),
+          s.k,
+          static_cast<int>(s.n),
+          static_cast<int>(s.c),
+          s.order == 2};
+}
 
 // The axis that is scanned, and how channels are cut: C = 1 << log_c of inner, L of outer.
 struct Axis {
@@ -44,7 +62,7 @@ template <class T, int E>
 struct Workspace {
   T *staged, *tile_u, *tile_v, *lower, *higher;
   unsigned* bounds;
-  int *perm, pitch;
+  int *perm, *inverse, pitch;
 
   // A pitch of 4 more than a multiple of 32: neighbouring channels of neighbouring ranks meet no bank twice.
   static int pitch_of(int length) {
@@ -55,7 +73,7 @@ struct Workspace {
     const size_t row = padded_size<E>(length) * sizeof(T);
     const size_t tile = static_cast<size_t>(pitch_of(length)) * slots * tiles * sizeof(T);
     return row + std::max(tile, sums ? 3 * teams * row : 0) + (sums ? 2 * teams * row : 0) +
-           padded_size<E>(length) * sizeof(unsigned) + n * sizeof(int);
+           padded_size<E>(length) * sizeof(unsigned) + 2 * n * sizeof(int);
   }
   __device__ Workspace(char* shared, int length, int n, int slots, int teams, int slot, int tiles, bool sums, int pitch)
       : pitch(pitch) {
@@ -66,37 +84,44 @@ struct Workspace {
     T* rest = tile_u + (sums ? max(tile * tiles, 3 * teams * row) : tile * tiles);
     lower = rest + 2 * slot * row, higher = lower + row;
     bounds = reinterpret_cast<unsigned*>(sums ? rest + 2 * teams * row : rest);
-    perm = reinterpret_cast<int*>(bounds + row);
+    perm = reinterpret_cast<int*>(bounds + row), inverse = perm + n;
   }
 };
 
-// Tile `item` of a view to shared memory, channel by channel: zero at padding.
-template <int E, class T>
+// Tile `item` of a view to shared memory, channel by channel: zero at padding. What is gathered is read in the order in
+// which it lies and goes to its ranks.
+template <class T, int E>
 __device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view, const Axis& axis, int item,
-                                          int64_t row, int nodes, int length, const int* perm, T* tile, int pitch) {
+                                          int64_t row, int nodes, int length, const Workspace<T, E>& space, T* tile) {
   const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
   const int64_t sample = view.each ? row : row / soft.k;
   // A thread keeps its channel: a block's threads are a multiple of the channels.
-  const int q = threadIdx.x & ((1 << axis.log_c) - 1), step = blockDim.x >> axis.log_c;
+  const int q = threadIdx.x & ((1 << axis.log_c) - 1), begin = threadIdx.x >> axis.log_c;
+  const int step = blockDim.x >> axis.log_c;
   int at_q = inner0 + q;
   bool real_q = at_q < axis.inner;
   if (real_q && axis.first && soft.edges) {
     const int other = at_q / soft.c;
     real_q = other < nodes;
-    if (real_q && view.gather) at_q += (perm[other] - other) * soft.c;
+    if (real_q && view.gather) at_q += (space.perm[other] - other) * soft.c;
   }
-  for (int line = 0; line < axis.lines; ++line) {
-    const int o = outer0 + line;
-    const bool real = real_q && o < axis.outer && (axis.first || o < nodes);
-    const int64_t at_o = real && view.gather && !axis.first ? perm[o] : o;
-    const int64_t base = (sample * axis.outer + at_o) * soft.n * axis.inner + at_q;
-    T* to = tile + ((line << axis.log_c) + q) * pitch;
-    const int stop = real ? nodes : 0;
-    for (int i = threadIdx.x >> axis.log_c; i < length; i += step) {
-      to[padded<E>(i)] =
-          i < stop ? load<T>(view.x, base + static_cast<int64_t>(view.gather ? perm[i] : i) * axis.inner) : T(0);
+  typed<T>(view.x, [&](const auto* from) {
+    for (int line = 0; line < axis.lines; ++line) {
+      const int o = outer0 + line;
+      const bool real = real_q && o < axis.outer && (axis.first || o < nodes);
+      const int64_t at_o = real && view.gather && !axis.first ? space.perm[o] : o;
+      const auto* at = from + ((sample * axis.outer + at_o) * soft.n + begin) * axis.inner + at_q;
+      T* to = tile + ((line << axis.log_c) + q) * space.pitch;
+      const int stop = real ? nodes : 0;
+      int i = begin;
+#pragma unroll 4
+      for (; i < stop; i += step) {
+        to[padded<E>(view.gather ? space.inverse[i] : i)] = static_cast<T>(*at);
+        at += static_cast<int64_t>(step) * axis.inner;
+      }
+      for (; i < length; i += step) to[padded<E>(i)] = T(0);
     }
-  }
+  });
 }
 
 // What a block knows of its row: scores in shared memory, perm, links, and two vectors in lanes.
@@ -111,113 +136,15 @@ __device__ __forceinline__ void load_vectors(const Team& team, const Soft<T>& so
     space.tile_u[padded<E>(i)] = i < nodes ? first[at + i] : T(0);
     space.tile_u[space.pitch + padded<E>(i)] = i < nodes ? second[at + i] : T(0);
   }
-  for (int i = threadIdx.x; i < nodes; i += blockDim.x) space.perm[i] = node_at(soft.perm, at + i, soft.n);
+  for (int i = threadIdx.x; i < nodes; i += blockDim.x) {
+    space.perm[i] = node_at(soft.perm, at + i, nodes), space.inverse[i] = i;
+  }
   __syncthreads();
+  for (int i = threadIdx.x; i < nodes; i += blockDim.x) space.inverse[space.perm[i]] = i;
 #pragma unroll
   for (int e = 0; e < E; ++e) {
     of_first[e] = space.tile_u[padded<E>(team.lane * E + e)];
     of_second[e] = space.tile_u[space.pitch + padded<E>(team.lane * E + e)];
-  }
-}
-
-// The gradient of row, col and t / tau through P with dL/dP = sum over channels of u v^T, in lanes.
-template <class T, int E>
-struct PairSums {
-  T row[E], col[E], sig[E];
-};
-
-template <class T, class Team, int E>
-__device__ __forceinline__ void add_pair(const Team& team, const Links<T, Team, E>& decay, WarpTotals<T>& totals,
-                                         const Ties<T, E>& ties, const T (&rows)[E], const T (&cols)[E],
-                                         const T (&u)[E], const T (&v)[E], PairSums<T, E>& sums) {
-  T scaled[E], lower[E], higher[E], slope[E];
-#pragma unroll
-  for (int e = 0; e < E; ++e) scaled[e] = v[e] * cols[e];
-  strict_sums(team, decay, totals, scaled, lower, higher);
-  ties.difference(team, lower, higher, slope);
-#pragma unroll
-  for (int e = 0; e < E; ++e) {
-    sums.row[e] += u[e] * (lower[e] + higher[e] + scaled[e]);
-    scaled[e] = u[e] * rows[e];
-    sums.sig[e] += scaled[e] * slope[e];
-  }
-  strict_sums(team, decay, totals, scaled, lower, higher);
-  ties.difference(team, lower, higher, slope);
-#pragma unroll
-  for (int e = 0; e < E; ++e) {
-    sums.col[e] += v[e] * (lower[e] + higher[e] + scaled[e]);
-    sums.sig[e] += v[e] * cols[e] * slope[e];
-  }
-}
-
-template <class T>
-struct SoftGradient {
-  T *t, *row, *col;  // (rows, parts, n) each
-};
-
-template <class T, class Team, int E>
-__global__ void __launch_bounds__(Team::kThreads)
-    soft_gradient_kernel(Soft<T> soft, View u, View v, Axis first, Axis second, SoftGradient<T> to, int parts,
-                         int slots, int pitch) {
-  extern __shared__ __align__(16) char shared[];
-  const Team team(shared);
-  const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
-  const int64_t row = blockIdx.x / parts;
-  const int part = blockIdx.x % parts;
-  const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
-  WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
-  const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 2,
-                              true, pitch);
-  T rows[E], cols[E];
-  load_vectors<T, Team, E>(team, soft, row, nodes, space, soft.row, soft.col, rows, cols);
-  const SortedRow<T, E> sorted{space.staged, nodes, soft.inverse_tau};
-  Links<T, Team, E> decay;
-  decay.build(team, sorted, Decay<T>());
-  Ties<T, E> ties{space.bounds, space.lower, space.higher, false};
-  ties.build(team, sorted, team.slot == 0);
-  PairSums<T, E> sums{};
-#pragma unroll 1
-  for (int which = 0; which < 2; ++which) {
-    const Axis axis = which == 0 ? first : second;
-    const int items = axis.lines > 0 ? axis.items() : 0;
-#pragma unroll 1
-    for (int item = part; item < items; item += parts) {
-      __syncthreads();  // the tile before this one has been read
-      load_tile<E>(soft, u, axis, item, row, nodes, length, space.perm, space.tile_u, pitch);
-      load_tile<E>(soft, v, axis, item, row, nodes, length, space.perm, space.tile_v, pitch);
-      __syncthreads();
-#pragma unroll 1
-      for (int begin = 0; begin < axis.slots(); begin += teams) {
-        const int slot = begin + team.slot;
-        const bool here = slot < axis.slots();
-        T us[E], vs[E];
-#pragma unroll
-        for (int e = 0; e < E; ++e) {
-          const int at = slot * pitch + padded<E>(team.lane * E + e);
-          us[e] = here ? space.tile_u[at] : T(0), vs[e] = here ? space.tile_v[at] : T(0);
-        }
-        add_pair(team, decay, totals, ties, rows, cols, us, vs, sums);
-      }
-    }
-  }
-  // Teams are added in their order.
-  const int stride = static_cast<int>(padded_size<E>(length));
-  __syncthreads();
-#pragma unroll
-  for (int e = 0; e < E; ++e) {
-    T* at = space.tile_u + 3 * team.slot * stride + padded<E>(team.lane * E + e);
-    at[0] = sums.row[e], at[stride] = sums.col[e], at[2 * stride] = sums.sig[e];
-  }
-  __syncthreads();
-  const T w = soft.weights ? soft.weights[row] : soft.scale;
-  for (int i = threadIdx.x; i < n; i += blockDim.x) {
-    T of_row = 0, of_col = 0, sig = 0;
-    for (int other = 0; other < teams; ++other) {
-      const T* at = space.tile_u + 3 * other * stride + padded<E>(i);
-      of_row += at[0], of_col += at[stride], sig += at[2 * stride];
-    }
-    const int64_t at = (row * parts + part) * n + i;
-    to.row[at] = of_row * w, to.col[at] = of_col * w, to.t[at] = sig * soft.inverse_tau.first * w;
   }
 }
 
@@ -243,7 +170,7 @@ __global__ void __launch_bounds__(Team::kThreads)
 #pragma unroll 1
   for (int item = part; item < axis.items(); item += parts) {
     __syncthreads();
-    load_tile<E>(soft, x, axis, item, row, nodes, length, space.perm, space.tile_u, pitch);
+    load_tile(soft, x, axis, item, row, nodes, length, space, space.tile_u);
     __syncthreads();
 #pragma unroll 1
     for (int begin = 0; begin < axis.slots(); begin += teams) {
@@ -273,17 +200,6 @@ __global__ void __launch_bounds__(Team::kThreads)
       }
     }
   }
-}
-
-// (rows, parts, n) to (rows, n), in the order of the parts.
-template <class T>
-__global__ void sum_parts_kernel(const T* from, T* to, int parts, int n, int64_t count) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= count) return;
-  const int64_t row = at / n, i = at - row * n;
-  T sum = 0;
-  for (int part = 0; part < parts; ++part) sum += from[(row * parts + part) * n + i];
-  to[at] = sum;
 }
 
 }  // namespace lps::cuda

@@ -6,7 +6,7 @@
 
 namespace lps::cuda {
 
-constexpr int kTileWarps = 4;  // of a block, most
+constexpr int kTileWarps = 8;  // of a block, most
 constexpr int kTileThreads = kTileWarps * kWarp;
 // From this c on runs of channels are long enough to be read entry by entry; fewer pass through shared memory, where
 // the tile, some whole nodes, lies in order.
@@ -192,10 +192,23 @@ struct Tile {
     __syncwarp();
   }
 
+  // What lane j % 32 holds for node j of the tile.
+  __device__ int of_node(const int (&held)[kItems], int j) const {
+    int result = -1;
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      if (t * kWarp >= nodes) break;
+      const int other = __shfl_sync(kAll, held[t], j % kWarp);
+      if (j / kWarp == t) result = other;
+    }
+    return result;
+  }
+
   // Entries of the nodes that an order names, from `start` on, in place of the tile's; zero where that is padding or no
   // node at all, for which live says false. held: the row of x in shared memory, or null.
   __device__ void gather(const Numbers& x, int64_t offset, const T* held, const Order& order, int64_t start,
                          int64_t count, Entries& v, bool (&live)[kItems]) const {
+    if (held == nullptr && nodes > 0) return gather_runs(x, offset, order, start, count, v, live);
     Places base;
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
@@ -205,6 +218,42 @@ struct Tile {
     }
     if (held != nullptr) return read_held(held, base, live, v);
     typed<T>(x, [&](const auto* from) { read(from + offset, base, live, v); });
+  }
+
+  // The same where a node is short: all of its numbers at once, through the tile's buffer.
+  __device__ void gather_runs(const Numbers& x, int64_t offset, const Order& order, int64_t start, int64_t count,
+                              Entries& v, bool (&live)[kItems]) const {
+    int found[kItems];
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int j = t * kWarp + lane;
+      const int64_t other = j < nodes && first + j < count ? order.at(start + first + j) : -1;
+      found[t] = other >= 0 && other < count ? static_cast<int>(other) : -1;
+    }
+    const int run = COUNT * static_cast<int>(c);
+    T read[kSteps];
+    typed<T>(x, [&](const auto* from) {
+      from += offset;
+      int j = lane / run, within = lane % run;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const int other = of_node(found, j);
+        read[s] = j < nodes && other >= 0 ? static_cast<T>(from[static_cast<int64_t>(other) * run + within]) : T(0);
+        j += kWarp / run, within += kWarp % run;
+        if (within >= run) within -= run, ++j;
+      }
+    });
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) buffer[padded(s * kWarp + lane)] = read[s];
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int own = (t * kWarp + lane) / static_cast<int>(c);
+      live[t] = of_node(found, own) >= 0 && own < nodes;
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) v[t][e] = live[t] ? buffer[local(t, e)] : T(0);
+    }
+    __syncwarp();
   }
 };
 

@@ -1,0 +1,121 @@
+// The gradient of t, row and col through a soft permutation of features: soft.cu and edge_gradient.cu.
+#pragma once
+
+#include "cuda/soft_matrix.cuh"
+#include "cuda/ties.cuh"
+
+namespace lps::cuda {
+
+// The gradient of row, col and t / tau through P with dL/dP = sum over channels of u v^T, in lanes.
+template <class T, int E>
+struct PairSums {
+  T row[E], col[E], sig[E];
+};
+
+template <class T, class Team, int E>
+__device__ __forceinline__ void add_pair(const Team& team, const Links<T, Team, E>& decay, WarpTotals<T>& totals,
+                                         const Ties<T, E>& ties, const T (&rows)[E], const T (&cols)[E],
+                                         const T (&u)[E], const T (&v)[E], PairSums<T, E>& sums) {
+  T scaled[E], lower[E], higher[E], slope[E];
+#pragma unroll
+  for (int e = 0; e < E; ++e) scaled[e] = v[e] * cols[e];
+  strict_sums(team, decay, totals, scaled, lower, higher);
+  ties.difference(team, lower, higher, slope);
+#pragma unroll
+  for (int e = 0; e < E; ++e) {
+    sums.row[e] += u[e] * (lower[e] + higher[e] + scaled[e]);
+    scaled[e] = u[e] * rows[e];
+    sums.sig[e] += scaled[e] * slope[e];
+  }
+  strict_sums(team, decay, totals, scaled, lower, higher);
+  ties.difference(team, lower, higher, slope);
+#pragma unroll
+  for (int e = 0; e < E; ++e) {
+    sums.col[e] += v[e] * (lower[e] + higher[e] + scaled[e]);
+    sums.sig[e] += v[e] * cols[e] * slope[e];
+  }
+}
+
+template <class T>
+struct SoftGradient {
+  T *t, *row, *col;  // (rows, parts, n) each
+};
+
+template <class T, class Team, int E>
+__global__ void __launch_bounds__(Team::kThreads)
+    soft_gradient_kernel(Soft<T> soft, View u, View v, Axis first, Axis second, SoftGradient<T> to, int parts,
+                         int slots, int pitch) {
+  extern __shared__ __align__(16) char shared[];
+  const Team team(shared);
+  const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
+  const int64_t row = blockIdx.x / parts;
+  const int part = blockIdx.x % parts;
+  const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
+  WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
+  const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 2,
+                              true, pitch);
+  T rows[E], cols[E];
+  load_vectors<T, Team, E>(team, soft, row, nodes, space, soft.row, soft.col, rows, cols);
+  const SortedRow<T, E> sorted{space.staged, nodes, soft.inverse_tau};
+  Links<T, Team, E> decay;
+  decay.build(team, sorted, Decay<T>());
+  Ties<T, E> ties{space.bounds, space.lower, space.higher, false};
+  ties.build(team, sorted, team.slot == 0);
+  PairSums<T, E> sums{};
+#pragma unroll 1
+  for (int which = 0; which < 2; ++which) {
+    const Axis axis = which == 0 ? first : second;
+    const int items = axis.lines > 0 ? axis.items() : 0;
+#pragma unroll 1
+    for (int item = part; item < items; item += parts) {
+      __syncthreads();  // the tile before this one has been read
+      load_tile(soft, u, axis, item, row, nodes, length, space, space.tile_u);
+      load_tile(soft, v, axis, item, row, nodes, length, space, space.tile_v);
+      __syncthreads();
+#pragma unroll 1
+      for (int begin = 0; begin < axis.slots(); begin += teams) {
+        const int slot = begin + team.slot;
+        const bool here = slot < axis.slots();
+        T us[E], vs[E];
+#pragma unroll
+        for (int e = 0; e < E; ++e) {
+          const int at = slot * pitch + padded<E>(team.lane * E + e);
+          us[e] = here ? space.tile_u[at] : T(0), vs[e] = here ? space.tile_v[at] : T(0);
+        }
+        add_pair(team, decay, totals, ties, rows, cols, us, vs, sums);
+      }
+    }
+  }
+  // Teams are added in their order.
+  const int stride = static_cast<int>(padded_size<E>(length));
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < E; ++e) {
+    T* at = space.tile_u + 3 * team.slot * stride + padded<E>(team.lane * E + e);
+    at[0] = sums.row[e], at[stride] = sums.col[e], at[2 * stride] = sums.sig[e];
+  }
+  __syncthreads();
+  const T w = soft.weights ? soft.weights[row] : soft.scale;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    T of_row = 0, of_col = 0, sig = 0;
+    for (int other = 0; other < teams; ++other) {
+      const T* at = space.tile_u + 3 * other * stride + padded<E>(i);
+      of_row += at[0], of_col += at[stride], sig += at[2 * stride];
+    }
+    const int64_t at = (row * parts + part) * n + i;
+    to.row[at] = of_row * w, to.col[at] = of_col * w, to.t[at] = sig * soft.inverse_tau.first * w;
+  }
+}
+
+// (rows, parts, n) to (rows, n), in the order of the parts.
+template <class T>
+__global__ void sum_parts_kernel(const T* from, T* to, int parts, int n, int64_t count) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (at >= count) return;
+  const int64_t row = at / n, i = at - row * n;
+  T sum = 0;
+  for (int part = 0; part < parts; ++part) sum += from[(row * parts + part) * n + i];
+  to[at] = sum;
+}
+
+}  // namespace lps::cuda

@@ -1,0 +1,58 @@
+"""Work that CUDA kernels of rotations ask for, counted on a simulated device: bounds from counted work, no times."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_cuda_rotations import EXAMPLES, on_cuda
+from test_gram_schmidt import normals
+
+from lps_kernels import native, testing
+from lps_kernels.op import OPS
+from lps_kernels.testing import Case
+
+gpusim = pytest.importorskip("gpusim", reason="counters come from a simulated device")
+pytestmark = pytest.mark.skipif(not native.cuda_loaded, reason=f"no CUDA kernels: {native.cuda_reason}")
+
+# Sectors asked for, counted by the simulator, against the different ones; and how often lanes meet a bank.
+TRAFFIC = (
+    Case(b=2, k=8, n=256, c=1),
+    Case(b=2, k=20, n=188, c=1),
+    Case(b=2, k=8, n=188, c=1, d=2),
+    Case(b=2, k=8, n=60, c=5),
+    Case(b=2, k=8, n=256, c=16),
+    Case(b=2, k=8, n=16, c=128),
+    Case(b=1, k=8, n=128, c=8, order=2),
+)
+# Where a row that is gathered from fits in shared memory; a tile of 5 channels ends within a sector.
+SMALL = (*(case for case in TRAFFIC if case.c == 1), Case(b=2, k=3, n=188, c=8), Case(b=1, k=2, n=1000, c=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(name, case) for i, name in enumerate(EXAMPLES) for case in (TRAFFIC if i < 2 else SMALL)],
+    ids=str,
+)
+def test_reads_and_writes_once(name, case):
+    op = OPS[name]
+    options = {"ragged": False, "soft": False, "weighted": name == "inverse_rotate_mean"}
+    op(*testing.arguments(op, dataclasses.replace(case, **options), device="cuda"), backend="cuda")
+    torch.cuda.synchronize()
+    got = gpusim.counters()
+    assert got["gat_sectors"] == 0, "no atomics"
+    assert got["local_ld_sectors"] + got["local_st_sectors"] == 0, "no array in local memory"
+    asked = got["gld_sectors"] + got["gst_sectors"]
+    assert asked <= 1.10 * (got["unique_read_sectors"] + got["unique_write_sectors"])
+    requests, wavefronts = (got[f"sld_{w}"] + got[f"sst_{w}"] for w in ("requests", "wavefronts"))
+    assert wavefronts <= 2.1 * requests
+
+
+@pytest.mark.parametrize(("b", "d"), [(256, 2), (256, 3), (256, 4), (8, 8), (8, 32), (3, 40)])
+def test_matrices_are_read_and_written_once(b, d):
+    on_cuda(normals(b, d, d).float(), True)
+    torch.cuda.synchronize()
+    got = gpusim.counters()
+    asked = got["gld_sectors"] + got["gst_sectors"]
+    assert asked <= 1.10 * (got["unique_read_sectors"] + got["unique_write_sectors"])
+    requests, wavefronts = (got[f"sld_{w}"] + got[f"sst_{w}"] for w in ("requests", "wavefronts"))
+    assert wavefronts <= 2 * requests
