@@ -23,7 +23,7 @@ from lps_kernels.triton.rotations import (
     transposed,
 )
 from lps_kernels.triton.rotations_large import turn, turn_backward
-from lps_kernels.triton.space import SAMPLES, SMALL, space_of
+from lps_kernels.triton.space import SAMPLES, SMALL, Space, space_of
 
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
@@ -183,14 +183,24 @@ def launch_backward(
         if s.d > SMALL:
             turn_backward(s, grad_y, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center)
             return grad_x, grad_q, grad_center
-        # Two launches where q or center has a gradient: their sums run over blocks of nodes, which are programs.
-        blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if need_center else s.d**2)
         sums = need_q or need_center
-        partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
-        rotate_backward_kernel[programs(s.b * blocks, name)](
-            grad_x if need_x else None, partial, grad_y, x, q, center, inverse, num_nodes, s.n, s.k, s.c, blocks,
-            max(s.centers, 1), SHARED=s.centers == 1, WIDTH=width, **s.lanes(x.element_size()), **OPTIONS,
-        )  # fmt: skip
+        partial = rotate_parts(
+            s, grad_y, x, inverse, q, center, num_nodes, grad_x if need_x else None, sums, need_center
+        )
         if sums:
             finish(s, partial, q, None, None, True, False, grad_q, grad_center, None)
     return grad_x, grad_q, grad_center
+
+
+def rotate_parts(s: Space, grad_y, x, inverse, q, center, num_nodes, grad_x, sums: bool, totals: bool) -> Tensor | None:
+    """Writes grad_x if it is wanted; sums of q's gradient by blocks of nodes, and totals of grad_y behind them.
+
+    A second launch adds them up: blocks are programs.
+    """
+    blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if totals else s.d**2)
+    partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
+    rotate_backward_kernel[programs(s.b * blocks, "rotate_backward")](
+        grad_x, partial, grad_y, x, q, center, inverse, num_nodes, s.n, s.k, s.c, blocks, max(s.centers, 1),
+        SHARED=s.centers == 1, WIDTH=width, **s.lanes(x.element_size()), **OPTIONS,
+    )  # fmt: skip
+    return partial
