@@ -136,6 +136,12 @@ def node_tile(n: int, c: int) -> dict:
     return {"P": p, "C": across, "num_warps": max(1, min(p * across // 512, 8)), **OPTIONS}
 
 
+def edge_tile(line: int) -> dict:
+    """A tile of lines: of eight and more, so that what a program reads of them outweighs what inverting takes."""
+    across = min(power_of_two(line), _WIDE // 8)
+    return {"P": 8, "C": across, "num_warps": max(1, across // 64), **OPTIONS}
+
+
 def bits(x: Tensor) -> Tensor:
     """x as integers, which are moved but not read as numbers: one kernel serves dtypes of one size."""
     return x.view(_BYTES[x.element_size()])
@@ -186,7 +192,7 @@ def gather_sum(y, perm, num_nodes, out, order, weights=None, scale=None, dtype=N
         if order == 1:
             sizes, kernel, line = node_tile(n, c), sum_nodes_kernel, ()
         else:
-            sizes, kernel, line = tile(n * c, 256), sum_wide_edges_kernel, (n * c,)
+            sizes, kernel, line = edge_tile(n * c), sum_wide_edges_kernel, (n * c,)
         items = cdiv(n, sizes["P"]) * cdiv(n * c if order == 2 else c, sizes["C"])
         width = (n * c if order == 2 else c) * y.element_size()
         groups, perm, inverses = share(perm, b, items, width, k)

@@ -103,6 +103,7 @@ def _soft_backward(grad, y, perm, soft, num_nodes, tau, order, share) -> tuple[T
     half = soft_product(y, perm, t, col, row, num_nodes, tau, 1, t.new_empty(y.shape))
     first = soft_gradient(grad, half, perm, soft, num_nodes, tau, (0,), **share)
     soft_product(grad, perm, t, row, col, num_nodes, tau, 0, half, **back)
-    second = soft_gradient(half, y, perm, soft, num_nodes, tau, (1,), gathered=False, **{**share, "each": True})
+    again = {"gathered": False, **share, "each": True, "first": first}
+    both = soft_gradient(half, y, perm, soft, num_nodes, tau, (1,), **again)
     soft_product(half, perm, t, row, col, num_nodes, tau, 1, grad_y, weights=share["weights"], scale=share["scale"])
-    return grad_y, tuple(a + b for a, b in zip(first, second))
+    return grad_y, both

@@ -88,6 +88,6 @@ def soft_backward(x, grad, perm, soft, num_nodes, tau, order) -> tuple[Tensor, t
     soft_product(x, perm, t, row, col, num_nodes, tau, 1, half, gathered=True, each=False)
     first = soft_gradient(half, grad, perm, soft, num_nodes, tau, (0,), gathered=False, each=True)
     soft_product(grad, perm, t, col, row, num_nodes, tau, 0, half)
-    second = soft_gradient(x, half, perm, soft, num_nodes, tau, (1,))
+    both = soft_gradient(x, half, perm, soft, num_nodes, tau, (1,), first=first)
     soft_product(half, perm, t, col, row, num_nodes, tau, 1, back)
-    return back, tuple(a + b for a, b in zip(first, second))
+    return back, both
