@@ -94,7 +94,7 @@ TRAFFIC = [
     ("inverse_permute_rotate_mean", Traffic(Case(**HARD), (1, 2), inverting(3, 24), space)),
     # The centroid's share of the gradient takes another pass over that of x.
     ("sample_rotate", Traffic(Case(**SIZES), (2, 2), points, lambda **s: 2 * points(**s))),
-    ("sample_rotate", Traffic(Case(**{**SIZES, "c": 1}), (1, 2), more_back=lambda **s: 2 * points(**s))),
+    ("sample_rotate", Traffic(Case(**{**SIZES, "c": 1}), (1, 1), more_back=lambda **s: 2 * points(**s))),
     ("sample_permute", Traffic(Case(**{**HARD, "n": 64}), (2, 2), both(each_sample, edges_of),
                                both(inverting(1, 16), inverting(8, 48)), ("x", "edges", "scores", "saved_t"), 6)),
 ]  # fmt: skip

@@ -49,17 +49,21 @@ LAUNCHES = [
     # A weight's gradient is a sum over all of its sample.
     ("inverse_permute_mean", Case(**HARD, weighted=True), 1, {None: 2, "y": 1, "weights": 1}),
     ("inverse_permute_mean", Case(**SOFT), 1, {None: 2, "t row col": 1}),
-    # Gradients of q and center are sums over nodes, blocks of which are programs.
-    ("rotate", Case(n=20), 1, {None: 2, "x": 1}),
-    ("inverse_rotate_mean", Case(n=20), 1, {None: 2, "y": 1}),
-    ("inverse_rotate_mean", Case(n=20, order=2, weighted=True), 1, {None: 2, "y": 1}),
-    ("permute_rotate", Case(**HARD), 1, {None: 2, "x": 1}),
-    ("permute_rotate", Case(**SOFT), 1, {None: 4, "x": 1, "t row col": 2}),
-    ("inverse_permute_rotate_mean", Case(**HARD), 1, {None: 2, "y": 1}),
-    ("inverse_permute_rotate_mean", Case(**SOFT), 1, {None: 3, "y": 1, "t row col": 2}),
-    ("sample_rotate", Case(n=20), 1, {None: 2, "v": 2, "x": 2}),
-    ("sample_rotate", Case(n=20, haar=True), 1, {None: 2}),
-    ("sample_rotate", Case(n=20, centered=False), 1, {None: 2, "x": 1}),
+    # Gradients of q and center are sums over nodes, blocks of which are programs where there are several.
+    ("rotate", Case(n=20), 1, {None: 1, "x": 1}),
+    ("rotate", Case(n=100), 1, {None: 2, "x": 1}),
+    ("inverse_rotate_mean", Case(n=20), 1, {None: 1, "y": 1}),
+    ("inverse_rotate_mean", Case(n=20, order=2, weighted=True), 1, {None: 1, "y": 1}),
+    ("inverse_rotate_mean", Case(n=20, k=9), 1, {None: 2, "y": 1}),  # eight samples are a program
+    ("permute_rotate", Case(**HARD), 1, {None: 1, "x": 1}),
+    ("permute_rotate", Case(**{**HARD, "n": 188, "c": 8}), 1, {None: 2, "x": 1}),
+    # Scores have the gradient of what was turned, which is turned anew, and scanned.
+    ("permute_rotate", Case(**SOFT), 1, {None: 3, "x": 1, "t row col": 2}),
+    ("inverse_permute_rotate_mean", Case(**HARD), 1, {None: 1, "y": 1}),
+    ("inverse_permute_rotate_mean", Case(**SOFT), 1, {None: 2, "y": 1, "t row col": 2}),
+    ("sample_rotate", Case(n=20), 1, {None: 1, "v": 1, "x": 1}),
+    ("sample_rotate", Case(n=20, haar=True), 1, {None: 1}),
+    ("sample_rotate", Case(n=100), 1, {None: 2, "v": 2, "x": 2}),
     ("sample_rotate", Case(n=300, centered=False), 1, {None: 2, "x": 1}),
     ("sample_rotate", Case(n=300), 2, {None: 2}),  # a program holds 1,024 points and channels; others sum theirs first
     ("sample_permute", Case(**HARD, edges=False), 1, {"x": 1, "scores": 1}),

@@ -7,24 +7,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.inverse import inverse_of, inverses_here, share
-from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.rotation_gradients import finish
+from lps_kernels.triton.inverse import inverse_of
+from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import (
     apply_matrix,
-    lane_sums,
     lanes_of,
     load_matrix,
     load_vectors,
-    matrix_gradient,
     nodes_of,
     ordered,
     shifted,
     store_vectors,
-    transposed,
 )
 from lps_kernels.triton.rotations_large import turn, turn_backward
-from lps_kernels.triton.space import SAMPLES, SMALL, Space, space_of
+from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
@@ -61,57 +58,6 @@ def rotate_kernel(
         u = apply_matrix(m, u, D, ORDER)
         at = y + row * row_size
         store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
-
-
-@triton.jit(do_not_specialize=["n", "k", "blocks", "groups", "centers"])
-def rotate_backward_kernel(
-    grad_x, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, groups, centers,
-    D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """grad_x of blocks of nodes, and their parts of the gradients of q and center: all samples, one after the other."""
-    COUNT: tl.constexpr = D if ORDER == 1 else D * D
-    dtype: tl.constexpr = q.dtype.element_ty
-    group, b = tl.program_id(0) % groups, (tl.program_id(0) // groups).to(tl.int64)
-    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    if inverses is not None:
-        inv = inverses_here(perm, inverses, b * k, k, n, k, LANES)
-    for block in range(group, blocks, groups):
-        first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
-        if partial is not None:
-            at = x + b * row_size
-            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-            if SHARED:
-                v = shifted(v, center + b * D, node < count, D, -1.0, LANES, THREADS)
-        total = ()
-        for _ in tl.static_range(COUNT):
-            total = total + (tl.zeros((LANES,), dtype),)
-        for sample in range(k):
-            row = b * k + sample
-            at = grad_y + row * row_size
-            if inverses is None:
-                g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-            else:
-                rank = ordered(inv + sample * n, node, n, count)
-                g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
-            m = load_matrix(q + row * D * D, D, LANES, THREADS)
-            if grad_x is not None:
-                back = apply_matrix(transposed(m, D), g, D, ORDER)
-                added = ()
-                for e in tl.static_range(COUNT):
-                    added = added + (total[e] + back[e],)
-                total = added
-            if partial is not None:
-                u = v
-                if center is not None and not SHARED:
-                    at = center + (b * centers + sample) * D
-                    u = shifted(v, at, node < count, D, -1.0, LANES, THREADS)
-                sums = matrix_gradient(m, u, g, D, ORDER) + g
-                to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
-                tl.store(to, lane_sums(sums, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
-        if grad_x is not None:
-            at = grad_x + b * row_size
-            store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 def rotate(x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int) -> Tensor:
@@ -190,25 +136,6 @@ def launch_backward(
             inverse = None if perm is None else inverse_of(perm)
             turn_backward(s, grad_y, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center)
             return grad_x, grad_q, grad_center
-        sums = need_q or need_center
-        partial = rotate_parts(s, grad_y, x, perm, q, center, num_nodes, grad_x if need_x else None, sums, need_center)
-        if sums:
-            finish(s, partial, q, None, None, True, False, grad_q, grad_center, None)
+        wanted = [g if g.numel() else None for g in (grad_x, grad_q, grad_center)]
+        rotate_gradients(s, wanted, grad_y, x, perm, q, center, num_nodes)
     return grad_x, grad_q, grad_center
-
-
-def rotate_parts(s: Space, grad_y, x, perm, q, center, num_nodes, grad_x, sums: bool, totals: bool) -> Tensor | None:
-    """Writes grad_x if it is wanted; sums of q's gradient by blocks of nodes, and totals of grad_y behind them.
-
-    A second launch adds them up: blocks are programs.
-    """
-    blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if totals else s.d**2)
-    groups, inverses = blocks, None
-    if perm is not None:
-        groups, perm, inverses = share(perm, s.b, blocks, s.node * x.element_size(), s.k)
-    partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
-    rotate_backward_kernel[programs(s.b * groups, "rotate_backward")](
-        grad_x, partial, grad_y, x, q, center, perm, inverses, num_nodes, s.n, s.k, s.c, blocks, groups,
-        max(s.centers, 1), SHARED=s.centers == 1, WIDTH=width, **s.lanes(x.element_size()), **OPTIONS,
-    )  # fmt: skip
-    return partial

@@ -1,8 +1,8 @@
 """sample_rotate: matrices, the centroid and the turned points, in one launch up to d = 4.
 
-Two where a graph has more than a program's points and channels, because their centroid is a sum over all of them; and
-two backward, because the gradients of matrices and centroid are sums over blocks of nodes, which are programs. Larger
-matrices take a program each: sample_rotate_large.py.
+Two where a graph has more than a program's points and channels: 1,024, because their centroid is a sum over all of
+them; and backward 256, because the gradients of matrices and centroid are sums over blocks of nodes, which are
+programs. Larger matrices take a program each: sample_rotate_large.py.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.centroid import add_share, centroid, tile_of
-from lps_kernels.triton.entries import load_rows, store_rows, unpack
+from lps_kernels.triton.centroid import centroid
+from lps_kernels.triton.entries import load_rows, store_rows
 from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
-from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.orthonormalize import orthonormalize, orthonormalize_backward
+from lps_kernels.triton.orthonormalize import orthonormalize
 from lps_kernels.triton.random_orthogonal import normal_entries
-from lps_kernels.triton.rotate import rotate_parts
+from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import apply_matrix, lanes_of, load_vectors, nodes_of, shifted, store_vectors
+from lps_kernels.triton.sample_rotate_gradients import sample_rotate_gradients
 from lps_kernels.triton.sample_rotate_large import large_backward, large_forward
-from lps_kernels.triton.space import SAMPLES, SMALL, Space, space_of
+from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 WHOLE = 1024  # points and channels of a graph that a program holds, four a thread in up to eight warps
-ROWS = 32  # samples at a time in the backward, one a lane
 
 
 @triton.jit
@@ -80,53 +79,6 @@ def sample_rotate_kernel(
         at = y + (first + sample) * size
         turned = apply_matrix(m, u, D, ORDER)
         store_vectors(at, turned, lane, per, node, channel, count, n, c, D, PADDED, LANES, DIRECT, SKEW)
-
-
-@triton.jit(do_not_specialize=["n", "k", "tiles", "blocks"])
-def sample_rotate_backward_kernel(
-    grad_v, grad_x, grad_q, grad_center, partial, v, q, degenerate, num_nodes, n, k, c, tiles, blocks,
-    CENTERED: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, SQUARE: tl.constexpr, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, D2: tl.constexpr,
-):  # fmt: skip
-    """grad_v from gradients of matrices by blocks of nodes; each program of an input its tile of grad_x, which gets the
-    centroid's share."""
-    dtype: tl.constexpr = q.dtype.element_ty
-    tile, b = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    a = tl.arange(0, D2)
-    to_center = tl.zeros((D2,), dtype)
-    if grad_center is not None:
-        to_center = tl.load(grad_center + b * D + a, mask=a < D, other=0)
-    for start in range(0, k, ROWS):
-        first, rows = b * k + start, tl.minimum(k - start, ROWS)
-        basis = load_rows(q + first * (D * D), rows, 1, D * D, SQUARE, ROWS)
-        total = tl.zeros((ROWS, WIDTH), dtype)
-        if partial is not None:
-            row, entry = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-            for block in range(blocks):
-                at = partial + ((first + row) * blocks + block)[:, None] * WIDTH + entry[None, :]
-                total += tl.load(at, mask=(row < rows)[:, None], other=0)
-        sums = unpack(tl.reshape(tl.trans(total), (WIDTH * ROWS,)), WIDTH)
-        if CENTERED and partial is not None:
-            for e in tl.static_range(D):
-                along = tl.zeros((ROWS,), dtype)
-                for f in tl.static_range(D):
-                    along += basis[e * D + f] * sums[D * D + f]
-                to_center -= tl.where(a == e, tl.sum(along, 0), 0)
-        if grad_v is not None and tile == 0:
-            g = sums
-            if grad_q is not None:
-                more, g = load_rows(grad_q + first * (D * D), rows, 1, D * D, SQUARE, ROWS), ()
-                for e in tl.static_range(D * D):
-                    g = g + (sums[e] + more[e],)
-            raw = load_rows(v + first * (D * D), rows, 1, D * D, SQUARE, ROWS)
-            flags = load_rows(degenerate + first * D, rows, 1, D, PADDED, ROWS)
-            g = orthonormalize_backward(
-                to_columns(basis, dtype, D, D, 1), to_columns(raw, dtype, D, D, 1), flags,
-                to_columns(g, dtype, D, D, 1), D, D, 1,
-            )  # fmt: skip
-            store_rows(grad_v + first * (D * D), to_entries(g, D, D, 1), rows, 1, D * D, SQUARE, ROWS)
-    if CENTERED:
-        add_share(grad_x, to_center, tile.to(tl.int64), b, nodes_of(num_nodes, b, n), n, D, c, LANES, D2)
 
 
 def check(v: Tensor | None, x: Tensor, num_nodes: Tensor | None, k: int) -> None:
@@ -194,27 +146,20 @@ def sample_rotate_backward(
             grad_q, grad_center if centered else None, grad_x_k, v, x, num_nodes, special, center, q, flags, need_v,
             need_x,
         )  # fmt: skip
-    grad_v = torch.empty_like(v) if need_v else nothing(x)
-    grad_x = torch.empty_like(x) if grad_x_k is not None else torch.zeros_like(x)
-    through = need_x and centered
+    if grad_x_k is not None and (grad_x_k.shape != s.shape(True) or grad_x_k.dtype != x.dtype):
+        raise ValueError(f"sample_rotate_backward: expected {s.shape(True)} in {x.dtype}, got {tuple(grad_x_k.shape)}")
+    grad_v, grad_x, through = nothing(x), nothing(x), need_x and centered
+    if need_v:
+        grad_v = torch.empty_like(v)
+    if need_x:
+        grad_x = torch.zeros_like(x) if grad_x_k is None else torch.empty_like(x)
     with on(x):
-        partial = None
-        if grad_x_k is not None:
-            partial = rotate_parts(
-                s, grad_x_k, x, None, q, center, num_nodes, grad_x if need_x else None, need_v or through, through
-            )
-        if need_v or through:
-            _finish(s, grad_v, grad_x, grad_q, grad_center, partial, v, q, flags, num_nodes, need_v, through)
-    return grad_v, grad_x if need_x else nothing(x)
-
-
-def _finish(s: Space, grad_v, grad_x, grad_q, grad_center, partial, v, q, flags, num_nodes, need_v, through) -> None:
-    """The second launch of the backward. through: the centroid's share goes to grad_x."""
-    tile = tile_of(s.d)
-    tiles = cdiv(s.n * s.c, tile["LANES"]) if through else 1
-    blocks, width = (partial.shape[1], partial.shape[2]) if partial is not None else (0, power_of_two(s.d**2))
-    sample_rotate_backward_kernel[programs(s.b * tiles, "sample_rotate_backward")](
-        grad_v if need_v else None, grad_x, grad_q, grad_center if through else None, partial, v, q,
-        flags.view(torch.int8), num_nodes, s.n, s.k, s.c, tiles, blocks, CENTERED=through, D=s.d,
-        PADDED=power_of_two(s.d), SQUARE=power_of_two(s.d**2), WIDTH=width, ROWS=ROWS, **tile, **UNFUSED,
-    )  # fmt: skip
+        if not (need_v or through):
+            if need_x and grad_x_k is not None:
+                rotate_gradients(s, (grad_x, None, None), grad_x_k, x, None, q, center, num_nodes)
+        else:
+            sample_rotate_gradients(
+                s, grad_v if need_v else None, grad_x if need_x else None, through, grad_q,
+                grad_center if through else None, grad_x_k, x, v, q, center, flags.view(torch.int8), num_nodes,
+            )  # fmt: skip
+    return grad_v, grad_x
