@@ -49,6 +49,11 @@ LAUNCHES = [
     # A weight's gradient is a sum over all of its sample.
     ("inverse_permute_mean", Case(**HARD, weighted=True), 1, {None: 2, "y": 1, "weights": 1}),
     ("inverse_permute_mean", Case(**SOFT), 1, {None: 2, "t row col": 1}),
+    # Soft values: a launch an axis that is scanned, and one that goes back to nodes.
+    ("permute", Case(**{**SOFT, "hard": False}), 1, {None: 3, "x": 2, "t row col": 1}),
+    ("permute", Case(**{**SOFT, "hard": False}, order=2), 2, {None: 8, "x": 3, "t row col": 6}),
+    ("inverse_permute_mean", Case(**{**SOFT, "hard": False}), 2, {None: 2, "y": 1, "t row col": 1}),
+    ("inverse_permute_mean", Case(**{**SOFT, "hard": False}, order=2), 3, {None: 7, "y": 2, "t row col": 6}),
     # Gradients of q and center are sums over nodes, blocks of which are programs where there are several.
     ("rotate", Case(n=20), 1, {None: 1, "x": 1}),
     ("rotate", Case(n=100), 1, {None: 2, "x": 1}),
