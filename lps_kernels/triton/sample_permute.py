@@ -178,13 +178,12 @@ def sample_permute_backward(
     if not needs & 1:
         return nothing(scores), *found
     if hard and through and pairs and perm.numel():
-        arguments = scores, num_nodes, tau, n_iter, normalize, perm, saved
-        return _through_features(pairs, vectors, *arguments), *found
+        return _through_features(pairs, vectors, scores, seed, num_nodes, tau, n_iter, normalize, perm, saved), *found
     arguments = scores, seed, num_nodes, tau, n_iter, normalize, soft, perm, *saved
     return soft_sort_backward(None, *vectors, *arguments, 1), *found
 
 
-def _through_features(pairs, first, scores, num_nodes, tau, n_iter, normalize, perm, saved) -> Tensor:
+def _through_features(pairs, first, scores, seed, num_nodes, tau, n_iter, normalize, perm, saved) -> Tensor:
     """The gradient of scores from pairs of hard features and their gradients, by order, and those of t, row, col."""
     what = "sample_permute_backward"
     check(scores, num_nodes)
@@ -193,8 +192,10 @@ def _through_features(pairs, first, scores, num_nodes, tau, n_iter, normalize, p
         check_features(what, features, perm, num_nodes, order, False)
         check_features(what, grad, perm, num_nodes, order, True)
         check_soft(what, features, perm, *_parts(pairs[max(pairs)][0], True, saved))
-    pairs = {order: tuple(map(dense, pair)) for order, pair in pairs.items()}
     soft = tuple(map(dense, _parts(pairs[max(pairs)][0], True, saved)))
+    if len({f.dtype for f, _ in pairs.values()}) > 1:  # nodes and edges are read by the same code
+        pairs = {order: (f.to(soft[0].dtype), g.to(soft[0].dtype)) for order, (f, g) in pairs.items()}
+    pairs = {order: tuple(map(dense, pair)) for order, pair in pairs.items()}
     parts = soft_gradient_parts(
         *pairs[max(pairs)], perm, soft, num_nodes, tau, range(max(pairs)),
         nodes=pairs[1] if len(pairs) == 2 else (None, None), first=tuple(map(dense, first)),
@@ -202,7 +203,7 @@ def _through_features(pairs, first, scores, num_nodes, tau, n_iter, normalize, p
     if parts[0].shape[2] == 1:
         vectors = (g.view(perm.shape).to(s.dtype) for g, s in zip(parts, saved))
         return soft_sort_backward(
-            None, *vectors, scores, perm, num_nodes, tau, n_iter, normalize, True, perm, *saved, 1
+            None, *vectors, scores, seed, num_nodes, tau, n_iter, normalize, True, perm, *saved, 1
         )
     with on(scores):
         return _sort_backward(parts, scores, num_nodes, tau, n_iter, normalize, perm, *map(dense, saved))

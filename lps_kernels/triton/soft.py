@@ -38,7 +38,7 @@ def soft_gradient_kernel(
 ):  # fmt: skip
     """Gradients of t, row and col, a part of the channels each (rows, parts, n), from u, in order of nodes if GATHER
     and with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on. Added to
-    them are those from another pair, of nodes, and what gradients there are first.
+    them are those from another pair, of nodes and in the same dtype, and what gradients there are first.
     """
     N: tl.constexpr = W * 32 * E
     ROWS: tl.constexpr = C0 if W == 1 else 1
@@ -52,21 +52,23 @@ def soft_gradient_kernel(
     of_first = tl.cdiv(line, C0) if FIRST else 0
     of_second = tl.cdiv(n, L1) * tl.cdiv(c, C1) if SECOND else 0
     of_nodes = 0 if nodes_u is None else tl.cdiv(nodes_c, C0)
-    for item in range(part, of_first + of_second + of_nodes, parts):
+    for item in range(part, of_nodes + of_first + of_second, parts):
         # The scans stand here once, whichever axis they run along: their code is what takes Triton long.
-        if nodes_u is not None and item >= of_first + of_second:
+        if not SECOND or (FIRST and item < of_nodes + of_first):
+            of_u, of_v, of_c, inner, at_item = u, v, c, line, item
+            if nodes_u is not None:
+                is_node = item < of_nodes
+                of_u, of_v = tl.where(is_node, nodes_u, u), tl.where(is_node, nodes_v, v)
+                of_c, inner = tl.where(is_node, nodes_c, c), tl.where(is_node, nodes_c, line)
+                at_item = tl.where(is_node, item, item - of_nodes)
             us, vs = load_pair(
-                nodes_u, nodes_v, perm, num_nodes, sample, at, graph, n, nodes_c, 1, nodes_c,
-                item - of_first - of_second, GATHER, True, DTYPE, W, E, 1, C0,
+                of_u, of_v, perm, num_nodes, sample, at, graph, n, of_c, 1, inner, at_item, GATHER, True, DTYPE, W, E,
+                1, C0,
             )  # fmt: skip
-        elif not SECOND or (FIRST and item < of_first):
-            us, vs = load_pair(
-                u, v, perm, num_nodes, sample, at, graph, n, c, 1, line, item, GATHER, True, DTYPE, W, E, 1, C0
-            )
         else:
             us, vs = load_pair(
-                u, v, perm, num_nodes, sample, at, graph, n, c, n, c, item - of_first, GATHER, False, DTYPE, W, E,
-                L1, C1,
+                u, v, perm, num_nodes, sample, at, graph, n, c, n, c, item - of_nodes - of_first, GATHER, False, DTYPE,
+                W, E, L1, C1,
             )  # fmt: skip
         if W == 1:
             sums = pair_sums(us[0], vs[0], vectors, sums, W, E, ROWS)
@@ -175,6 +177,8 @@ def soft_gradient_parts(
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
         lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
+        if nodes[0] is not None and 1 < lanes["W"] < 8:  # what tells the pairs apart takes registers, some too many
+            lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, *nodes, perm, t, row, col, num_nodes, weights, *first, *grads, k, n, c, line,
