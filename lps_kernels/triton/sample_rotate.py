@@ -58,7 +58,8 @@ def sample_rotate_kernel(
     entries, flags = draw(v, seed, first, rows, dtype, D, SPECIAL, DEPENDENCE, TINIEST, SQUARE, SAMPLES)
     if block == 0:
         store_rows(q + first * (D * D), entries, rows, 1, D * D, SQUARE, SAMPLES)
-        store_rows(degenerate + first * D, flags, rows, 1, D, PADDED, SAMPLES)
+        for i in tl.static_range(D):
+            tl.store(degenerate + (first + local) * D + i, flags[i].to(tl.int8), mask=local < rows)
     lane, per, node, channel = lanes_of(block, c, LANES, DIRECT)
     count, size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * D
     u = load_vectors(x + b * size, lane, per, node, channel, count, c, dtype, D, PADDED, LANES, DIRECT, SKEW)
