@@ -43,9 +43,15 @@ EDGES = {**HARD, "order": 2, "n": 64, "c": 4}
 WIDE = {**HARD, "order": 2, "n": 64, "c": 8}
 
 
-def inverse(b, k, n, **_):
-    """Inverses of permutations, written by one launch and read by the next: a node's rank takes its whole row."""
-    return b * k * n * 8
+def inverting(programs, each):
+    """Of a cache: so many programs of a graph read perm, write ranks of nodes to any place of their own memory, and
+    read them there, in so many bytes a node. A sort would ask for nothing, and takes eight times the instructions.
+    """
+    return lambda b, k, n, **_: programs * b * k * n * each
+
+
+def both(*parts):
+    return lambda **s: sum(part(**s) for part in parts)
 
 
 def each_sample(b, k, n, c, width=1, **_):
@@ -61,14 +67,19 @@ def space(d=3, **s):
     return each_sample(width=d, **s)
 
 
+def points(b, n, c, **_):
+    """x is read once more for a centroid that no program finds by itself."""
+    return b * n * 3 * c * 4
+
+
 TRAFFIC = [
-    ("permute", Traffic(Case(**HARD), (1, 2), each_sample, inverse, ("x",), 1)),
-    ("permute", Traffic(Case(**EDGES), (1, 2), edges_of, inverse, ("x",), 1)),
-    ("permute", Traffic(Case(**WIDE), (1, 2), edges_of, inverse, ("x",), 1)),
-    ("permute", Traffic(Case(**{**HARD, "c": 1}), (1, 2), more_back=inverse, unread=("x",), needs=1)),
-    ("inverse_permute_mean", Traffic(Case(**HARD), (2, 1), inverse, each_sample, ("y",), 1)),
-    ("inverse_permute_mean", Traffic(Case(**EDGES), (2, 1), inverse, edges_of, ("y",), 1)),
-    ("inverse_permute_mean", Traffic(Case(**WIDE), (2, 1), inverse, edges_of, ("y",), 1)),
+    ("permute", Traffic(Case(**HARD), (1, 1), each_sample, inverting(1, 16), ("x",), 1)),
+    ("permute", Traffic(Case(**EDGES), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
+    ("permute", Traffic(Case(**WIDE), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
+    ("permute", Traffic(Case(**{**HARD, "c": 1}), (1, 1), more_back=inverting(1, 16), unread=("x",), needs=1)),
+    ("inverse_permute_mean", Traffic(Case(**HARD), (1, 1), inverting(1, 16), each_sample, ("y",), 1)),
+    ("inverse_permute_mean", Traffic(Case(**EDGES), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),
+    ("inverse_permute_mean", Traffic(Case(**WIDE), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),
     ("random_permutation", Traffic(Case(**SIZES), (1, 0))),
     # Every iterate of each row of 256 is kept while the backward runs, in 32 MB at most, which an L2 holds.
     ("soft_sort", Traffic(Case(**SIZES), (1, 1), more_back=lambda b, k, **_: b * k * 2 * 2 * 5 * 256 * 4)),
@@ -79,17 +90,13 @@ TRAFFIC = [
     # Backward twice where sums over nodes, which are programs, make the gradient of q.
     ("rotate", Traffic(Case(**SIZES), (1, 2))),
     ("inverse_rotate_mean", Traffic(Case(**SIZES), (1, 2))),
-    ("permute_rotate", Traffic(Case(**HARD), (1, 3), space, inverse)),
-    ("inverse_permute_rotate_mean", Traffic(Case(**HARD), (2, 2), inverse, space)),
-    # Matrices and centroids, then points, which are read twice; backward the gradient of x passes once more.
-    (
-        "sample_rotate",
-        Traffic(
-            Case(**SIZES), (3, 4), lambda b, n, c, **_: b * n * 3 * c * 4, lambda b, n, c, **_: 2 * b * n * 3 * c * 4
-        ),
-    ),
-    ("sample_permute", Traffic(Case(**{**HARD, "n": 64}), (3, 4), lambda **s: each_sample(**s) + edges_of(**s),
-                               lambda **s: 2 * inverse(**s), ("x", "edges", "scores", "saved_t"), 6)),
+    ("permute_rotate", Traffic(Case(**HARD), (1, 2), space, inverting(3, 24))),
+    ("inverse_permute_rotate_mean", Traffic(Case(**HARD), (1, 2), inverting(3, 24), space)),
+    # The centroid's share of the gradient takes another pass over that of x.
+    ("sample_rotate", Traffic(Case(**SIZES), (2, 2), points, lambda **s: 2 * points(**s))),
+    ("sample_rotate", Traffic(Case(**{**SIZES, "c": 1}), (1, 1), more_back=lambda **s: 2 * points(**s))),
+    ("sample_permute", Traffic(Case(**{**HARD, "n": 64}), (2, 2), both(each_sample, edges_of),
+                               both(inverting(1, 16), inverting(8, 48)), ("x", "edges", "scores", "saved_t"), 6)),
 ]  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""inverse_permute_mean: gathers by the inverse and sums over samples; its gradient gathers by rank."""
+"""inverse_permute_mean: gathers by the inverse and sums over samples; its gradient gathers by rank.
+
+Gradients of weights are sums over whole samples and those of scores are scans along ranks: a launch each, beside that
+of y's. Soft values take one for each axis that is scanned, see permute.py.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +86,8 @@ def inverse_permute_mean_backward(
         if needs & 14 and t is not None:
             soft_grads = soft_gradient(grad_x, y, perm, soft, num_nodes, tau, range(order), **share)
     else:
-        grad_y, soft_grads = _soft_backward(grad_x, y, perm, soft, num_nodes, tau, order, share)
+        grad_y, found = _soft_backward(grad_x, y, perm, soft, num_nodes, tau, order, share, needs)
+        soft_grads = found or soft_grads
     if needs & 16 and weights is not None:
         dtype, inside = compute(y.dtype)
         if not hard:
@@ -92,17 +97,25 @@ def inverse_permute_mean_backward(
     return grad_y, *(g if needs >> i & 1 else nothing(y) for i, g in enumerate(soft_grads, 1)), grad_weights
 
 
-def _soft_backward(grad, y, perm, soft, num_nodes, tau, order, share) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Of x = sum of w P y with a soft P: the gradient of y, and those of t, row and col."""
+def _soft_backward(
+    grad, y, perm, soft, num_nodes, tau, order, share, needs
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Of x = sum of w P y with a soft P: the gradient of y, and those of t, row and col, if they are needed."""
     t, row, col = soft
-    grad_y, each = torch.empty_like(y), share["each"]
-    back = {"gathered": True, "each": each}  # P^T grad, read in order of rank
+    grad_y, first, found = torch.empty_like(y) if needs & 1 else nothing(y), None, None
+    back = {"gathered": True, "each": share["each"]}  # P^T grad, read in order of rank
     if order == 1:
         soft_product(grad, perm, t, row, col, num_nodes, tau, 0, grad_y, **{**share, **back})
-        return grad_y, soft_gradient(grad, y, perm, soft, num_nodes, tau, (0,), **share)
-    half = soft_product(y, perm, t, col, row, num_nodes, tau, 1, t.new_empty(y.shape))
-    first = soft_gradient(grad, half, perm, soft, num_nodes, tau, (0,), **share)
+        if needs & 14:
+            found = soft_gradient(grad, y, perm, soft, num_nodes, tau, (0,), **share)
+        return grad_y, found
+    half = t.new_empty(y.shape)
+    if needs & 14:
+        soft_product(y, perm, t, col, row, num_nodes, tau, 1, half)
+        first = soft_gradient(grad, half, perm, soft, num_nodes, tau, (0,), **share)
     soft_product(grad, perm, t, row, col, num_nodes, tau, 0, half, **back)
-    second = soft_gradient(half, y, perm, soft, num_nodes, tau, (1,), gathered=False, **{**share, "each": True})
+    if needs & 14:
+        again = {"gathered": False, **share, "each": True, "first": first}
+        found = soft_gradient(half, y, perm, soft, num_nodes, tau, (1,), **again)
     soft_product(half, perm, t, row, col, num_nodes, tau, 1, grad_y, weights=share["weights"], scale=share["scale"])
-    return grad_y, tuple(a + b for a, b in zip(first, second))
+    return grad_y, found

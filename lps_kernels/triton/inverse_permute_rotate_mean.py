@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.inverse_rotate_mean import launch_inverse, launch_inverse_backward
-from lps_kernels.triton.launch import dense, nothing
+from lps_kernels.triton.launch import nothing
 from lps_kernels.triton.permute_rotate import check_perm, soft_sums
 
 
@@ -26,7 +25,7 @@ def inverse_permute_rotate_mean(
 ) -> Tensor:
     name = "inverse_permute_rotate_mean"
     check_perm(name, perm, q, y.shape[2])
-    return launch_inverse(name, y, inverse_of(dense(perm)), q, center, num_nodes, weights, order, mean)
+    return launch_inverse(name, y, perm, q, center, num_nodes, weights, order, mean)
 
 
 def inverse_permute_rotate_mean_backward(

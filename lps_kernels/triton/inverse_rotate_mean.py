@@ -7,15 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.rotation_gradients import finish
+from lps_kernels.triton.inverse import inverse_of, inverses_here, share
+from lps_kernels.triton.inverse_rotate_gradients import inverse_rotate_gradients
+from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
 from lps_kernels.triton.rotations import (
     apply_matrix,
-    lane_sums,
     lanes_of,
     load_matrix,
     load_vectors,
-    matrix_gradient,
     nodes_of,
     ordered,
     shifted,
@@ -26,104 +25,59 @@ from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
+@triton.jit(do_not_specialize=["n", "k", "blocks", "groups", "chunks", "centers"])
 def inverse_rotate_mean_kernel(
-    x, y, q, center, inverse, num_nodes, weights, n, k, c, blocks, chunks, centers,
+    x, y, q, center, perm, inverses, num_nodes, weights, n, k, c, blocks, groups, chunks, centers,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
     DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr,
 ):  # fmt: skip
-    """MEAN: all samples of an input's block, else the samples of a chunk, each for itself."""
+    """MEAN: all samples of an input's blocks, else the samples of a chunk, each for itself."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
     dtype: tl.constexpr = q.dtype.element_ty
-    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    group, item = tl.program_id(0) % groups, tl.program_id(0) // groups
     chunk, b = item % chunks, (item // chunks).to(tl.int64)
-    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    total = ()
-    for _ in tl.static_range(COUNT):
-        total = total + (tl.zeros((LANES,), dtype),)
     samples = tl.cdiv(k, chunks)
-    for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
-        row = b * k + sample
-        at = y + row * row_size
-        if inverse is None:
-            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-        else:
-            rank = ordered(inverse + row * n, node, n, count)
-            v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
-        m = load_matrix(q + row * D * D, D, LANES, THREADS)
-        v = apply_matrix(transposed(m, D), v, D, ORDER)
-        if center is not None:
-            v = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, 1.0, LANES, THREADS)
-        if MEAN:
-            w = 1.0
-            if weights is not None:
-                w = tl.load(weights + row)
-            added = ()
-            for e in tl.static_range(COUNT):
-                added = added + (total[e] + w * v[e],)
-            total = added
-        else:
-            at = x + row * row_size
-            store_vectors(at, v, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
-    if MEAN:
-        if weights is None:
-            share = tl.full((LANES,), 1.0, dtype) / k.to(dtype)
-            mean = ()
-            for e in tl.static_range(COUNT):
-                mean = mean + (total[e] * share,)
-            total = mean
-        at = x + b * row_size
-        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
-
-
-@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
-def inverse_rotate_mean_backward_kernel(
-    grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, blocks, chunks,
-    MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """grad_y of a block of nodes of some samples, and its part of the gradients of q, center and weights."""
-    COUNT: tl.constexpr = D if ORDER == 1 else D * D
-    dtype: tl.constexpr = q.dtype.element_ty
-    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    chunk, b = item % chunks, (item // chunks).to(tl.int64)
-    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
-    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    if MEAN and perm is None:
-        at = grad_x + b * row_size
-        g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-    samples = tl.cdiv(k, chunks)
-    for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
-        row = b * k + sample
-        source = grad_x + (b if MEAN else row) * row_size
-        if perm is not None:
-            place = ordered(perm + row * n, node, n, count)
-            g = load_vectors(source, first, per, place, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
-        elif not MEAN:
-            g = load_vectors(source, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-        m = load_matrix(q + row * D * D, D, LANES, THREADS)
-        if grad_y is not None:
-            w = tl.full((), 1.0, dtype)
-            if MEAN:
-                w = tl.load(weights + row) if weights is not None else w / k.to(dtype)
-            turned = apply_matrix(m, g, D, ORDER)
-            weighted = ()
-            for e in tl.static_range(COUNT):
-                weighted = weighted + (turned[e] * w,)
-            at = grad_y + row * row_size
-            store_vectors(at, weighted, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
-        if partial is not None:
+    start, stop = chunk * samples, tl.minimum((chunk + 1) * samples, k)
+    if inverses is not None:
+        inv = inverses_here(perm, inverses, b * k + start, stop - start, n, samples, LANES)
+    for block in range(group, blocks, groups):
+        first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+        total = ()
+        for _ in tl.static_range(COUNT):
+            total = total + (tl.zeros((LANES,), dtype),)
+        for sample in range(start, stop):
+            row = b * k + sample
             at = y + row * row_size
-            v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-            # Exchanged, so that entries come in the order of q: of g y^T where y_a is q_ae x_e.
-            sums = matrix_gradient(transposed(m, D), v, g, D, ORDER)
-            turned_sums = ()
-            for a in tl.static_range(D):
-                for e in tl.static_range(D):
-                    turned_sums = turned_sums + (sums[e * D + a],)
-            to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
-            tl.store(to, lane_sums(turned_sums + g, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
+            if inverses is None:
+                v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+            else:
+                rank = ordered(inv + (sample - start) * n, node, n, count)
+                v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
+            m = load_matrix(q + row * D * D, D, LANES, THREADS)
+            v = apply_matrix(transposed(m, D), v, D, ORDER)
+            if center is not None:
+                v = shifted(v, center + (b * centers + sample % centers) * D, node < count, D, 1.0, LANES, THREADS)
+            if MEAN:
+                w = 1.0
+                if weights is not None:
+                    w = tl.load(weights + row)
+                added = ()
+                for e in tl.static_range(COUNT):
+                    added = added + (total[e] + w * v[e],)
+                total = added
+            else:
+                at = x + row * row_size
+                store_vectors(at, v, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
+        if MEAN:
+            if weights is None:
+                each = tl.full((LANES,), 1.0, dtype) / k.to(dtype)
+                mean = ()
+                for e in tl.static_range(COUNT):
+                    mean = mean + (total[e] * each,)
+                total = mean
+            at = x + b * row_size
+            store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 def inverse_rotate_mean(
@@ -156,7 +110,7 @@ def inverse_rotate_mean_backward(
 def launch_inverse(
     name: str,
     y: Tensor,
-    inverse: Tensor | None,
+    perm: Tensor | None,
     q: Tensor,
     center: Tensor | None,
     num_nodes: Tensor | None,
@@ -164,8 +118,8 @@ def launch_inverse(
     order: int,
     mean: bool,
 ) -> Tensor:
-    """q y + center, from the ranks (b, k, n) of the nodes where they were permuted, and the mean."""
-    y, inverse, q, center, num_nodes, weights = map(dense, (y, inverse, q, center, num_nodes, weights))
+    """q y + center, in order of nodes where perm (b, k, n) permuted them, and the mean."""
+    y, perm, q, center, num_nodes, weights = map(dense, (y, perm, q, center, num_nodes, weights))
     s = space_of(name, y, q, center, num_nodes, order, True)
     check_weights(name, weights, q)
     x = torch.empty(s.shape(not mean), dtype=y.dtype, device=y.device)
@@ -175,12 +129,17 @@ def launch_inverse(
         return x.fill_(float("nan"))  # the mean of no samples, as the reference says
     with on(y):
         if s.d > SMALL:
+            inverse = None if perm is None else inverse_of(perm)
             turn_back(s, x, y, q, center, inverse, num_nodes, weights, mean)
             return x
         chunks, blocks = 1 if mean else cdiv(s.k, SAMPLES), s.blocks()
-        inverse_rotate_mean_kernel[programs(s.b * chunks * blocks, name)](
-            x, y, q, center, inverse, num_nodes, weights, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1), MEAN=mean,
-            **s.lanes(y.element_size()), **OPTIONS,
+        groups, inverses = blocks, None
+        if perm is not None:
+            width, rows = s.node * y.element_size(), cdiv(s.k, chunks)
+            groups, perm, inverses = share(perm, s.b * chunks, blocks, width, rows)
+        inverse_rotate_mean_kernel[programs(s.b * chunks * groups, name)](
+            x, y, q, center, perm, inverses, num_nodes, weights, s.n, s.k, s.c, blocks, groups, chunks,
+            max(s.centers, 1), MEAN=mean, **s.lanes(y.element_size()), **OPTIONS,
         )  # fmt: skip
     return x
 
@@ -225,15 +184,5 @@ def launch_inverse_backward(
         if s.d > SMALL:
             turn_back_backward(s, grad_x, y, q, center, perm, num_nodes, weights, mean, *results)
             return results
-        # Two launches where q, center or weights have a gradient: their sums run over blocks of nodes.
-        chunks, blocks = cdiv(s.k, SAMPLES), s.blocks()
-        sums, totals = need_q or need_center or need_weights, center is not None and (need_center or need_weights)
-        width = power_of_two(s.d**2 + s.d if totals else s.d**2)
-        partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
-        inverse_rotate_mean_backward_kernel[programs(s.b * chunks * blocks, name)](
-            grad_y if need_y else None, partial, grad_x, y, q, center, perm, num_nodes, weights if mean else None,
-            s.n, s.k, s.c, blocks, chunks, MEAN=mean, WIDTH=width, **s.lanes(y.element_size()), **OPTIONS,
-        )  # fmt: skip
-        if sums:
-            finish(s, partial, q, center, weights if mean else None, False, mean, grad_q, grad_center, grad_weights)
+        inverse_rotate_gradients(s, results, grad_x, y, perm, q, center, num_nodes, weights if mean else None, mean)
     return results

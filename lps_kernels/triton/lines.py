@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import skew_of
-from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.inverse import inverses_here, share
+from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.moves import node, weight_of
 from lps_kernels.triton.sort import count_nodes
 
@@ -57,33 +58,38 @@ def gather_edges_kernel(
         tl.store(y + (row * n + rank) * line + j, value.to(y.dtype.element_ty), mask=j < line)
 
 
-@triton.jit(do_not_specialize=["k", "n", "blocks"])
+@triton.jit(do_not_specialize=["k", "n", "blocks", "groups", "each"])
 def sum_edges_kernel(
-    y, inv, num_nodes, weights, x, k, n, c, line, blocks, scale: tl.float64,
+    y, perm, inverses, num_nodes, weights, x, k, n, c, line, blocks, groups, each, scale: tl.float64,
     DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """x[b, i, l] = sum over k of w y[b, k, inv[i], inv[l]]; without DTYPE there is one sample and nothing is added."""
-    first, graph = tl.program_id(0) % blocks * P, (tl.program_id(0) // blocks).to(tl.int64)
-    j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
-    total = ()
-    for _ in tl.static_range(P):
-        total = total + (tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE),)
-    for sample in range(k):
-        row = graph * k + sample
-        source, real = columns_of(inv + row * n, j, c, n, nodes)
-        new = ()
+    """x[b, perm[r], perm[s]] = sum over k of w y[b, k, r, s]; without DTYPE there is one sample and nothing is added.
+
+    A program has one of `groups` shares of the lines of a graph, or of a sample where a graph has `each` of them.
+    """
+    group, graph = tl.program_id(0) % groups, (tl.program_id(0) // groups).to(tl.int64)
+    j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph // each, n)
+    inv = inverses_here(perm, inverses, graph * k, k, n, k, min(N, 1024))
+    for block in range(group, blocks, groups):
+        first, total = block * P, ()
+        for _ in tl.static_range(P):
+            total = total + (tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE),)
+        for sample in range(k):
+            row = graph * k + sample
+            source, real = columns_of(inv + sample * n, j, c, n, nodes)
+            new = ()
+            for p in tl.static_range(P):
+                at = row * n + node(inv + sample * n, first + p, n, first + p < nodes)
+                held, skew = load_line(y + at * line, j, tl.where(first + p < nodes, line, 0), SKEW)
+                value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+                if DTYPE is not None:
+                    w = weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
+                    value = total[p] + value.to(DTYPE) * w
+                new = new + (value,)
+            total = new
         for p in tl.static_range(P):
-            at = row * n + node(inv + row * n, first + p, n, first + p < nodes)
-            held, skew = load_line(y + at * line, j, tl.where(first + p < nodes, line, 0), SKEW)
-            value = tl.where(real, tl.gather(held, source + skew, 0), 0)
-            if DTYPE is not None:
-                w = weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-                value = total[p] + value.to(DTYPE) * w
-            new = new + (value,)
-        total = new
-    for p in tl.static_range(P):
-        to = x + (graph * n + first + p) * line + j
-        tl.store(to, total[p].to(x.dtype.element_ty), mask=(j < line) & (first + p < n))
+            to = x + (graph * n + first + p) * line + j
+            tl.store(to, total[p].to(x.dtype.element_ty), mask=(j < line) & (first + p < n))
 
 
 @triton.jit(do_not_specialize=["k", "n", "chunks"])
@@ -107,18 +113,19 @@ def gather_graph_kernel(
         tl.store(y + row * line + j, value.to(y.dtype.element_ty), mask=j < line)
 
 
-@triton.jit(do_not_specialize=["k", "n"])
+@triton.jit(do_not_specialize=["k", "n", "each"])
 def sum_graph_kernel(
-    y, inv, num_nodes, weights, x, k, n, c, line, scale: tl.float64,
+    y, perm, inverses, num_nodes, weights, x, k, n, c, line, each, scale: tl.float64,
     DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """x[b, i] = sum over k of w y[b, k, inv[i]]; without DTYPE there is one sample and nothing is added."""
+    """x[b, perm[r]] = sum over k of w y[b, k, r]; without DTYPE there is one sample and nothing is added."""
     graph, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
-    nodes = count_nodes(num_nodes, graph, n)
+    nodes = count_nodes(num_nodes, graph // each, n)
+    inv = inverses_here(perm, inverses, graph * k, k, n, k, min(N, 1024))
     total = tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE)
     for sample in range(k):
         row = graph * k + sample
-        source, real = columns_of(inv + row * n, j, c, n, nodes)
+        source, real = columns_of(inv + sample * n, j, c, n, nodes)
         held, skew = load_line(y + row * line, j, nodes * c, SKEW)
         value = tl.where(real, tl.gather(held, source + skew, 0), 0)
         if DTYPE is None:
@@ -148,15 +155,17 @@ def gather_lines(shape: dict, x, perm, num_nodes, weights, y, scale, order, each
     )
 
 
-def sum_lines(shape: dict, y, inv, num_nodes, weights, x, b, k, n, scale, order, dtype) -> None:
-    c = y.shape[-1]
+def sum_lines(shape: dict, y, perm, num_nodes, weights, x, b, k, each, scale, order, dtype) -> None:
+    n, c = perm.shape[2], y.shape[-1]
     if order == 1:
+        _, perm, inverses = share(perm, b, 1, 1, k)
         sum_graph_kernel[programs(b, "inverse_permute_mean")](
-            y, inv, num_nodes, weights, x, k, n, c, n * c, scale, dtype, **shape
+            y, perm, inverses, num_nodes, weights, x, k, n, c, n * c, each, scale, dtype, **shape
         )
         return
     size = SUMS if dtype is None or y.element_size() < 8 else SUMS // 2
-    blocks = -(-n // size)
-    sum_edges_kernel[programs(b * blocks, "inverse_permute_mean")](
-        y, inv, num_nodes, weights, x, k, n, c, n * c, blocks, scale, dtype, P=size, **shape
+    blocks = cdiv(n, size)
+    groups, perm, inverses = share(perm, b, blocks, n * c * y.element_size(), k)
+    sum_edges_kernel[programs(b * groups, "inverse_permute_mean")](
+        y, perm, inverses, num_nodes, weights, x, k, n, c, n * c, blocks, groups, each, scale, dtype, P=size, **shape
     )

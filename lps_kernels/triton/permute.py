@@ -1,4 +1,8 @@
-"""permute: gathers by rank; its gradient gathers back, sums over samples, and is scanned for the scores."""
+"""permute: gathers by rank; its gradient gathers back and sums over samples in one launch, and where scores want theirs
+is scanned in another, which goes along ranks. Where rows are few, parts of their channels are added up in a third.
+
+Soft values take a launch for each axis that is scanned, forward and backward: a scan needs all of what it goes along.
+"""
 
 from __future__ import annotations
 
@@ -71,23 +75,26 @@ def permute_backward(
     if hard and needs & 14 and t is not None:
         soft_grads = soft_gradient(x, grad_y, perm, soft, num_nodes, tau, range(order))
     if not hard:
-        back, soft_grads = soft_backward(x, grad_y, perm, soft, num_nodes, tau, order)
+        back, found = soft_backward(x, grad_y, perm, soft, num_nodes, tau, order, needs)
+        soft_grads = found or soft_grads
         if needs & 1:
             grad_x = gather_sum(back, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
     return grad_x, *(g if needs >> i & 1 else nothing(x) for i, g in enumerate(soft_grads, 1))
 
 
-def soft_backward(x, grad, perm, soft, num_nodes, tau, order) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Of y = P^T x with a soft P: the gradient of x in order of rank, and those of t, row and col."""
+def soft_backward(x, grad, perm, soft, num_nodes, tau, order, needs) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Of y = P^T x with a soft P: the gradient of x in order of rank, and those of t, row and col if needed."""
     t, row, col = soft
-    back = t.new_empty(grad.shape)
+    back, first, found = t.new_empty(grad.shape if needs & 1 else 0), None, None
     if order == 1:
-        soft_product(grad, perm, t, col, row, num_nodes, tau, 0, back)
-        return back, soft_gradient(x, grad, perm, soft, num_nodes, tau, (0,))
+        if needs & 14:
+            found = soft_gradient(x, grad, perm, soft, num_nodes, tau, (0,))
+        return soft_product(grad, perm, t, col, row, num_nodes, tau, 0, back), found
     half = t.new_empty(grad.shape)
-    soft_product(x, perm, t, row, col, num_nodes, tau, 1, half, gathered=True, each=False)
-    first = soft_gradient(half, grad, perm, soft, num_nodes, tau, (0,), gathered=False, each=True)
+    if needs & 14:
+        soft_product(x, perm, t, row, col, num_nodes, tau, 1, half, gathered=True, each=False)
+        first = soft_gradient(half, grad, perm, soft, num_nodes, tau, (0,), gathered=False, each=True)
     soft_product(grad, perm, t, col, row, num_nodes, tau, 0, half)
-    second = soft_gradient(x, half, perm, soft, num_nodes, tau, (1,))
-    soft_product(half, perm, t, col, row, num_nodes, tau, 1, back)
-    return back, tuple(a + b for a, b in zip(first, second))
+    if needs & 14:
+        found = soft_gradient(x, half, perm, soft, num_nodes, tau, (1,), first=first)
+    return soft_product(half, perm, t, col, row, num_nodes, tau, 1, back), found

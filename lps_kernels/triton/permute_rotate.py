@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.launch import dense, nothing
 from lps_kernels.triton.rotate import launch_backward, launch_rotate
 from lps_kernels.triton.soft import check_soft, soft_gradient
@@ -49,8 +48,7 @@ def permute_rotate_backward(
     name = "permute_rotate_backward"
     check_perm(name, perm, q, x.shape[1])
     need = (bool(needs & 1), bool(needs & 16), bool(needs & 32) and center is not None)
-    inverse = inverse_of(dense(perm)) if any(need) else None
-    grad_x, grad_q, grad_center = launch_backward(name, grad_y, x, inverse, q, center, num_nodes, order, need)
+    grad_x, grad_q, grad_center = launch_backward(name, grad_y, x, perm, q, center, num_nodes, order, need)
     soft_grads = (nothing(x),) * 3
     if t is not None and needs & 14:
         # The sums of U V^T do not change where both are turned: y again, and its gradient.

@@ -7,20 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.rotation_gradients import finish
+from lps_kernels.triton.inverse import inverse_of
+from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import (
     apply_matrix,
-    lane_sums,
     lanes_of,
     load_matrix,
     load_vectors,
-    matrix_gradient,
     nodes_of,
     ordered,
     shifted,
     store_vectors,
-    transposed,
 )
 from lps_kernels.triton.rotations_large import turn, turn_backward
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
@@ -60,54 +58,6 @@ def rotate_kernel(
         u = apply_matrix(m, u, D, ORDER)
         at = y + row * row_size
         store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
-
-
-@triton.jit(do_not_specialize=["n", "k", "blocks", "centers"])
-def rotate_backward_kernel(
-    grad_x, partial, grad_y, x, q, center, inverse, num_nodes, n, k, c, blocks, centers,
-    D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """grad_x of a block of nodes, and its part of the gradients of q and center: all samples, one after the other."""
-    COUNT: tl.constexpr = D if ORDER == 1 else D * D
-    dtype: tl.constexpr = q.dtype.element_ty
-    block, b = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
-    first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
-    count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    if partial is not None:
-        at = x + b * row_size
-        v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-        if SHARED:
-            v = shifted(v, center + b * D, node < count, D, -1.0, LANES, THREADS)
-    total = ()
-    for _ in tl.static_range(COUNT):
-        total = total + (tl.zeros((LANES,), dtype),)
-    for sample in range(k):
-        row = b * k + sample
-        at = grad_y + row * row_size
-        if inverse is None:
-            g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
-        else:
-            rank = ordered(inverse + row * n, node, n, count)
-            g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
-        m = load_matrix(q + row * D * D, D, LANES, THREADS)
-        if grad_x is not None:
-            back = apply_matrix(transposed(m, D), g, D, ORDER)
-            added = ()
-            for e in tl.static_range(COUNT):
-                added = added + (total[e] + back[e],)
-            total = added
-        if partial is not None:
-            u = v
-            if center is not None and not SHARED:
-                at = center + (b * centers + sample) * D
-                u = shifted(v, at, node < count, D, -1.0, LANES, THREADS)
-            sums = matrix_gradient(m, u, g, D, ORDER) + g
-            to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
-            tl.store(to, lane_sums(sums, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
-    if grad_x is not None:
-        at = grad_x + b * row_size
-        store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 def rotate(x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int) -> Tensor:
@@ -159,17 +109,17 @@ def launch_backward(
     name: str,
     grad_y: Tensor | None,
     x: Tensor,
-    inverse: Tensor | None,
+    perm: Tensor | None,
     q: Tensor,
     center: Tensor | None,
     num_nodes: Tensor | None,
     order: int,
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, q and center; inverse (b, k, n) is the rank of each node where nodes were permuted."""
+    """Gradients of x, q and center; perm (b, k, n) where nodes were permuted."""
     if grad_y is None:
         raise ValueError(f"{name}: expected a gradient")
-    grad_y, x, inverse, q, center, num_nodes = map(dense, (grad_y, x, inverse, q, center, num_nodes))
+    grad_y, x, perm, q, center, num_nodes = map(dense, (grad_y, x, perm, q, center, num_nodes))
     s = space_of(name, x, q, center, num_nodes, order, False)
     if grad_y.shape != s.shape(True) or grad_y.dtype != x.dtype:
         raise ValueError(f"{name}: expected a gradient {s.shape(True)} in {x.dtype}, got {tuple(grad_y.shape)}")
@@ -177,20 +127,15 @@ def launch_backward(
     grad_x = torch.empty_like(x) if need_x else nothing(x)
     grad_q = torch.empty_like(q) if need_q else nothing(x)
     grad_center = torch.empty_like(center) if need_center else nothing(x)
+    if not any(need):
+        return grad_x, grad_q, grad_center
     if not grad_y.numel():
         return grad_x.zero_(), grad_q.zero_(), grad_center.zero_()
     with on(x):
         if s.d > SMALL:
+            inverse = None if perm is None else inverse_of(perm)
             turn_backward(s, grad_y, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center)
             return grad_x, grad_q, grad_center
-        # Two launches where q or center has a gradient: their sums run over blocks of nodes, which are programs.
-        blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if need_center else s.d**2)
-        sums = need_q or need_center
-        partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
-        rotate_backward_kernel[programs(s.b * blocks, name)](
-            grad_x if need_x else None, partial, grad_y, x, q, center, inverse, num_nodes, s.n, s.k, s.c, blocks,
-            max(s.centers, 1), SHARED=s.centers == 1, WIDTH=width, **s.lanes(x.element_size()), **OPTIONS,
-        )  # fmt: skip
-        if sums:
-            finish(s, partial, q, None, None, True, False, grad_q, grad_center, None)
+        wanted = [g if g.numel() else None for g in (grad_x, grad_q, grad_center)]
+        rotate_gradients(s, wanted, grad_y, x, perm, q, center, num_nodes)
     return grad_x, grad_q, grad_center

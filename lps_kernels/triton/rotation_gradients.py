@@ -67,8 +67,8 @@ def finish(
     weights: Tensor | None,
     forward: bool,
     mean: bool,
-    grad_q: Tensor,
-    grad_center: Tensor,
+    grad_q: Tensor | None,
+    grad_center: Tensor | None,
     grad_weights: Tensor | None,
 ) -> None:
     """Write those gradients that are not empty. forward: of rotate, whose samples have no weights."""

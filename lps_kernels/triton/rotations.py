@@ -16,7 +16,7 @@ def lanes_of(block, c, LANES: tl.constexpr, DIRECT: tl.constexpr):
     """First lane of a block, how many it has, and node and channel of each. Blocks hold whole nodes unless DIRECT."""
     lane = tl.arange(0, LANES)
     per = LANES if DIRECT else LANES // c * c
-    first = block.to(tl.int64) * per
+    first = tl.zeros((), tl.int64) + block * per
     return first, per, tl.where(lane < per, (first + lane) // c, 2**62), (first + lane) % c
 
 

@@ -1,22 +1,89 @@
-"""sample_permute: soft_sort, then permute of nodes and edges.
+"""sample_permute: soft_sort, which gathers nodes in the same launch, and permute of edges in another.
 
-Launches follow one another, one for scores and one each for nodes and edges: a row is sorted by one program, and its
-edges, n times as many, want to be read and written by many.
+Forward, a program sorts a row and moves its nodes, if they have few channels: a row of up to 256 nodes is a single
+warp's. Edges are n times as many and want many programs, so they take a launch more, as soft values do. Backward, sums
+over samples go back to nodes and to edges, and scans of both give gradients of t, row and col by programs that share
+rows, where these are few; the last launch, which needs all of a row, adds them up and goes back to scores.
 """
 
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.launch import compute, nothing
+from lps_kernels.triton.gather import bits
+from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.lines import columns_of, line_of, load_line
+from lps_kernels.triton.moves import node
+from lps_kernels.triton.permute import check as check_features
 from lps_kernels.triton.permute import permute, permute_backward
-from lps_kernels.triton.soft_sort import soft_sort, soft_sort_backward
+from lps_kernels.triton.sinkhorn import row_sizes
+from lps_kernels.triton.soft import check_soft, soft_gradient_parts
+from lps_kernels.triton.soft_sort import _SCRATCH as SCRATCH
+from lps_kernels.triton.soft_sort import (
+    check,
+    soft_sort,
+    soft_sort_backward,
+    soft_sort_backward_kernel,
+    soft_sort_kernel,
+)
+from lps_kernels.triton.sort import count_nodes
+
+CHANNELS = 16  # of nodes that the program of a row moves
 
 
-def _parts(x: Tensor, soft: bool, parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """t, row and col in the dtype that x is computed in."""
-    return tuple(p.to(compute(x.dtype)[0]) if soft else None for p in parts)
+@triton.jit(do_not_specialize=["k", "n_iter"])
+def sample_permute_kernel(
+    scores, seed, num_nodes, perm, t, row, col, x, y, k, n, c, line, tau_inverse: tl.float64, n_iter,
+    NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, SKEW: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """soft_sort, and y[b, k, r] = x[b, perm[r]]: of a line of N numbers, see lines.py, or of P nodes of N at a time."""
+    soft_sort_kernel(
+        scores, seed, num_nodes, perm, t, row, col, k, n, tau_inverse, n_iter, NORMALIZE, DTYPE, W, E
+    )  # fmt: skip
+    tl.debug_barrier()  # threads read what others have written of perm
+    at, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
+    graph = at // k
+    nodes = count_nodes(num_nodes, graph, n)
+    if P == 0:
+        held, skew = load_line(x + graph * line, j, nodes * c, SKEW)
+        source, real = columns_of(perm + at * n, j, c, n, nodes)
+        tl.store(y + at * line + j, tl.where(real, tl.gather(held, source + skew, 0), 0), mask=j < line)
+    else:
+        for first in range(0, n, P):
+            rank = first + tl.arange(0, P)
+            source = graph * n + node(perm + at * n, rank, n, rank < nodes)
+            here = (rank < nodes)[:, None] & (j < c)[None, :]
+            value = tl.load(x + source[:, None] * c + j[None, :], mask=here, other=0)
+            tl.store(y + (at * n + rank)[:, None] * c + j[None, :], value, mask=(rank < n)[:, None] & (j < c)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "k", "parts", "n_iter"])
+def sample_permute_backward_kernel(
+    parts_t, parts_row, parts_col, grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad,
+    rows, k, n, parts, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr, DTYPE: tl.constexpr,
+    W: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """soft_sort_backward, of sums over parts, which each program first adds up for its own rows."""
+    i = tl.arange(0, W * 32 * E)
+    for at in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
+        of_t, of_row, of_col = tl.zeros_like(i).to(DTYPE), tl.zeros_like(i).to(DTYPE), tl.zeros_like(i).to(DTYPE)
+        for part in range(parts):
+            source, here = (at * parts + part) * n + i, i < n
+            of_t += tl.load(parts_t + source, mask=here, other=0).to(DTYPE)
+            of_row += tl.load(parts_row + source, mask=here, other=0).to(DTYPE)
+            of_col += tl.load(parts_col + source, mask=here, other=0).to(DTYPE)
+        tl.store(grad_t + at * n + i, of_t, mask=i < n)
+        tl.store(grad_row + at * n + i, of_row, mask=i < n)
+        tl.store(grad_col + at * n + i, of_col, mask=i < n)
+    tl.debug_barrier()
+    soft_sort_backward_kernel(
+        grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, rows, k, n, tau_inverse,
+        n_iter, NORMALIZE, DTYPE, W, E,
+    )  # fmt: skip
 
 
 def sample_permute(
@@ -31,12 +98,44 @@ def sample_permute(
     hard: bool,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    perm, t, row, col = soft_sort(scores, seed, num_nodes, tau, n_iter, normalize, soft)
-    parts = _parts(x, soft, (t, row, col))
-    x_k = permute(x, perm, *parts, num_nodes, tau, 1, hard)
+    if hard and x.shape[-1] <= CHANNELS and x.numel() and scores.numel():
+        perm, t, row, col, x_k = _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft)
+        parts = (None, None, None)
+    else:
+        perm, t, row, col = soft_sort(scores, seed, num_nodes, tau, n_iter, normalize, soft)
+        parts = _parts(x, soft, (t, row, col))
+        x_k = permute(x, perm, *parts, num_nodes, tau, 1, hard)
     if edges is None:
         return perm, t, row, col, x_k, x_k.new_empty(scores.shape[0], 0)
     return perm, t, row, col, x_k, permute(edges, perm, *parts, num_nodes, tau, 2, hard)
+
+
+def _parts(x: Tensor, soft: bool, parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """t, row and col in the dtype that x is computed in."""
+    return tuple(p.to(compute(x.dtype)[0]) if soft else None for p in parts)
+
+
+def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tuple[Tensor, ...]:
+    """soft_sort, and x (b, k, n, c)."""
+    check(scores, num_nodes, seed)
+    scores, x, num_nodes = dense(scores), dense(x), dense(num_nodes)
+    b, k, n = scores.shape
+    c, (dtype, inside) = x.shape[-1], compute(scores.dtype)
+    perm, t = scores.new_empty(b, k, n, dtype=torch.int64), scores.new_empty(b, k, n, dtype=dtype)
+    check_features("sample_permute", x, perm, num_nodes, 1, False)
+    row, col = (scores.new_empty(b, k, n if soft else 0, dtype=dtype) for _ in range(2))
+    y, sizes, line = x.new_empty(b, k, n, c), row_sizes(n, dtype), line_of(x, n, 1)
+    if line is None:
+        across = power_of_two(c)
+        shape = {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across}  # 16 numbers a thread
+    else:
+        shape = {"SKEW": line["SKEW"], "P": 0, "N": line["N"]}
+    with on(scores):
+        sample_permute_kernel[programs(b * k, "sample_permute")](
+            scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, bits(x), bits(y), k, n, c,
+            n * c, 1.0 / tau, n_iter, normalize, inside, **shape, **sizes,
+        )  # fmt: skip
+    return perm, t, row, col, y
 
 
 def sample_permute_backward(
@@ -63,25 +162,63 @@ def sample_permute_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     perm, saved = saved_perm, (saved_t, saved_row, saved_col)
-    vectors, found = [grad_t, grad_row, grad_col], [nothing(x), nothing(x)]
-    through = 14 if soft and needs & 1 else 0
-    for order, (features, grad) in enumerate(((x, grad_x_k), (edges, grad_edges_k)), 1):
-        if features is None or not needs & (1 << order | 1):
-            continue
-        if grad is None:
-            found[order - 1] = torch.zeros_like(features) if needs >> order & 1 else nothing(x)
-            continue
-        parts = _parts(features, soft, saved)
-        own, *grads = permute_backward(
-            grad, features, perm, *parts, num_nodes, tau, order, hard, through | (needs >> order & 1)
+    vectors, found, through = (grad_t, grad_row, grad_col), [nothing(x), nothing(x)], soft and needs & 1
+    pairs = {1: (x, grad_x_k), 2: (edges, grad_edges_k)}
+    for order, (features, grad) in pairs.items():
+        if features is not None and grad is None and needs >> order & 1:
+            found[order - 1] = torch.zeros_like(features)
+    pairs = {order: (f, g) for order, (f, g) in pairs.items() if f is not None and g is not None}
+    for order, (features, grad) in pairs.items():
+        mask = needs >> order & 1 | (14 if through and not hard else 0)
+        if mask:
+            parts = _parts(features, soft, saved)
+            found[order - 1], *grads = permute_backward(grad, features, perm, *parts, num_nodes, tau, order, hard, mask)
+            if mask & 14:
+                vectors = [g.to(s.dtype) if v is None else v + g for v, g, s in zip(vectors, grads, saved)]
+    if not needs & 1:
+        return nothing(scores), *found
+    if hard and through and pairs and perm.numel():
+        return _through_features(pairs, vectors, scores, seed, num_nodes, tau, n_iter, normalize, perm, saved), *found
+    arguments = scores, seed, num_nodes, tau, n_iter, normalize, soft, perm, *saved
+    return soft_sort_backward(None, *vectors, *arguments, 1), *found
+
+
+def _through_features(pairs, first, scores, seed, num_nodes, tau, n_iter, normalize, perm, saved) -> Tensor:
+    """The gradient of scores from pairs of hard features and their gradients, by order, and those of t, row, col."""
+    what = "sample_permute_backward"
+    check(scores, num_nodes)
+    scores, num_nodes, perm = dense(scores), dense(num_nodes), dense(perm)
+    for order, (features, grad) in pairs.items():
+        check_features(what, features, perm, num_nodes, order, False)
+        check_features(what, grad, perm, num_nodes, order, True)
+        check_soft(what, features, perm, *_parts(pairs[max(pairs)][0], True, saved))
+    soft = tuple(map(dense, _parts(pairs[max(pairs)][0], True, saved)))
+    if len({f.dtype for f, _ in pairs.values()}) > 1:  # nodes and edges are read by the same code
+        pairs = {order: (f.to(soft[0].dtype), g.to(soft[0].dtype)) for order, (f, g) in pairs.items()}
+    pairs = {order: tuple(map(dense, pair)) for order, pair in pairs.items()}
+    parts = soft_gradient_parts(
+        *pairs[max(pairs)], perm, soft, num_nodes, tau, range(max(pairs)),
+        nodes=pairs[1] if len(pairs) == 2 else (None, None), first=tuple(map(dense, first)),
+    )  # fmt: skip
+    if parts[0].shape[2] == 1:
+        vectors = (g.view(perm.shape).to(s.dtype) for g, s in zip(parts, saved))
+        return soft_sort_backward(
+            None, *vectors, scores, seed, num_nodes, tau, n_iter, normalize, True, perm, *saved, 1
         )
-        found[order - 1] = own
-        if through:
-            grads = [g.to(s.dtype) for g, s in zip(grads, saved)]
-            vectors = [g if v is None else v + g for v, g in zip(vectors, grads)]
-    grad_scores = nothing(scores)
-    if needs & 1:
-        grad_scores = soft_sort_backward(
-            None, *vectors, scores, seed, num_nodes, tau, n_iter, normalize, soft, perm, *saved, 1
-        )
-    return grad_scores, *found
+    with on(scores):
+        return _sort_backward(parts, scores, num_nodes, tau, n_iter, normalize, perm, *map(dense, saved))
+
+
+def _sort_backward(parts, scores, num_nodes, tau, n_iter, normalize, perm, t, row, col) -> Tensor:
+    """soft_sort_backward of sums over parts."""
+    (b, k, n), inside, sizes = perm.shape, compute(scores.dtype)[1], row_sizes(perm.shape[2], t.dtype)
+    grad, sums = torch.empty_like(scores), tuple(torch.empty_like(t) for _ in range(3))
+    # Parts are several only where rows are few: nearly always each has a program and room for its iterates.
+    block = 32 * sizes["W"] * sizes["E"]
+    count = min(b * k, max(SCRATCH // (2 * max(n_iter, 1) * block * t.element_size()), 132))
+    scratch = t.new_empty(count, 2 * n_iter, block) if n_iter else None
+    sample_permute_backward_kernel[programs(count, "sample_permute_backward")](
+        *parts, *sums, scores, num_nodes, perm, t, row, col, scratch, grad, b * k, k, n, parts[0].shape[2], 1.0 / tau,
+        n_iter, normalize, inside, **sizes,
+    )  # fmt: skip
+    return grad

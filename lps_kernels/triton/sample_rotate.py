@@ -1,6 +1,8 @@
-"""sample_rotate: matrices, then the centroid, then the turned points: three launches.
+"""sample_rotate: matrices, the centroid and the turned points, in one launch up to d = 4.
 
-Not one: turning a point takes the centroid of all of them and a matrix that lanes of another program hold.
+Two where a graph has more than a program's points and channels: 1,024, because their centroid is a sum over all of
+them; and backward 256, because the gradients of matrices and centroid are sums over blocks of nodes, which are
+programs. Larger matrices take a program each: sample_rotate_large.py.
 """
 
 from __future__ import annotations
@@ -10,59 +12,74 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lps_kernels.triton.gram_schmidt import gram_schmidt, gram_schmidt_backward
+from lps_kernels.triton.centroid import centroid
+from lps_kernels.triton.entries import load_rows, store_rows
+from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
 from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.random_orthogonal import random_orthogonal
-from lps_kernels.triton.rotate import rotate, rotate_backward
-from lps_kernels.triton.rotations import nodes_of
+from lps_kernels.triton.orthonormalize import orthonormalize
+from lps_kernels.triton.random_orthogonal import normal_entries
+from lps_kernels.triton.rotate_gradients import rotate_gradients
+from lps_kernels.triton.rotations import apply_matrix, lanes_of, load_vectors, nodes_of, shifted, store_vectors
+from lps_kernels.triton.sample_rotate_gradients import sample_rotate_gradients
+from lps_kernels.triton.sample_rotate_large import large_backward, large_forward
+from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
-TILE, WARPS = 1024, 4  # numbers at a time: some nodes and channels with all their entries
-
-
-@triton.jit
-def tile_at(start, c, d, LANES: tl.constexpr, D2: tl.constexpr):
-    """Lanes, entries and offsets in a row of a tile of (node and channel, entry)."""
-    lane, a = start + tl.arange(0, LANES), tl.arange(0, D2)
-    return lane, a, (lane // c)[:, None] * (d * c) + a[None, :] * c + (lane % c)[:, None]
+WHOLE = 1024  # points and channels of a graph that a program holds, four a thread in up to eight warps
 
 
 @triton.jit
-def share_of(count, c, dtype: tl.constexpr):
-    return tl.full((), 1.0, dtype) / tl.maximum(count * c, 1).to(dtype)
+def draw(v, seed, first, rows, dtype: tl.constexpr, D: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr,
+         TINIEST: tl.constexpr, SQUARE: tl.constexpr, SAMPLES: tl.constexpr):  # fmt: skip
+    """Entries of matrices `first` and on, one a lane, and flags of their columns; of normal numbers without v."""
+    if v is None:
+        entries = normal_entries(tl.load(seed), first + tl.arange(0, SAMPLES), dtype, D * D)
+    else:
+        entries = load_rows(v + first * (D * D), rows, 1, D * D, SQUARE, SAMPLES)
+    columns, flags = orthonormalize(to_columns(entries, dtype, D, D, 1), D, D, 1, SPECIAL, DEPENDENCE, TINIEST)
+    kept = ()
+    for j in tl.static_range(D):
+        kept = kept + (tl.zeros_like(flags[j]) if v is None else flags[j],)
+    return to_entries(columns, D, D, 1), kept
 
 
-@triton.jit(do_not_specialize=["n", "d"])
-def centroid_kernel(center, x, num_nodes, n, d, c, LANES: tl.constexpr, D2: tl.constexpr):
-    """center (b, d): the mean of x (b, n, d, c) over real nodes and channels, one input a program."""
-    dtype: tl.constexpr = center.dtype.element_ty
-    b = tl.program_id(0).to(tl.int64)
-    count = nodes_of(num_nodes, b, n)
-    total = tl.zeros((LANES, D2), dtype)
-    for start in range(0, count * c, LANES):
-        lane, a, at = tile_at(start, c, d, LANES, D2)
-        mask = (lane < count * c)[:, None] & (a < d)[None, :]
-        total += tl.load(x + b * n * d * c + at, mask=mask, other=0).to(dtype)
-    a = tl.arange(0, D2)
-    tl.store(center + b * d + a, tl.sum(total, 0) * share_of(count, c, dtype), mask=a < d)
-
-
-@triton.jit(do_not_specialize=["n", "d", "blocks"])
-def centroid_backward_kernel(grad_x, grad_center, num_nodes, n, d, c, blocks, LANES: tl.constexpr, D2: tl.constexpr):
-    """Adds to grad_x of real nodes their share of the gradient of the center."""
-    dtype: tl.constexpr = grad_center.dtype.element_ty
-    block, b = (tl.program_id(0) % blocks).to(tl.int64), (tl.program_id(0) // blocks).to(tl.int64)
-    count = nodes_of(num_nodes, b, n)
-    lane, a, at = tile_at(block * LANES, c, d, LANES, D2)
-    mask = (lane < count * c)[:, None] & (a < d)[None, :]
-    added = tl.load(grad_center + b * d + a, mask=a < d, other=0) * share_of(count, c, dtype)
-    at = grad_x + b * n * d * c + at
-    total = tl.load(at, mask=mask, other=0).to(dtype) + added[None, :]
-    tl.store(at, total.to(grad_x.dtype.element_ty), mask=mask)
-
-
-def tile_of(d: int) -> dict:
-    block = power_of_two(d)
-    return {"LANES": max(TILE // block, 1), "D2": block, "num_warps": WARPS}
+@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
+def sample_rotate_kernel(
+    y, q, degenerate, center, v, seed, x, num_nodes, n, k, c, blocks, chunks,
+    WHOLE: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr, D: tl.constexpr,
+    ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr, THREADS: tl.constexpr,
+    SKEW: tl.constexpr, SQUARE: tl.constexpr, SAMPLES: tl.constexpr,
+):  # fmt: skip
+    """A block of nodes turned for some samples. WHOLE: the block is the graph, whose centroid is found here."""
+    dtype: tl.constexpr = q.dtype.element_ty
+    block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    chunk, b = item % chunks, (item // chunks).to(tl.int64)
+    first, local = b * k + chunk * SAMPLES, tl.arange(0, SAMPLES)
+    rows = tl.minimum(k - chunk * SAMPLES, SAMPLES)
+    entries, flags = draw(v, seed, first, rows, dtype, D, SPECIAL, DEPENDENCE, TINIEST, SQUARE, SAMPLES)
+    if block == 0:
+        store_rows(q + first * (D * D), entries, rows, 1, D * D, SQUARE, SAMPLES)
+        for i in tl.static_range(D):
+            tl.store(degenerate + (first + local) * D + i, flags[i].to(tl.int8), mask=local < rows)
+    lane, per, node, channel = lanes_of(block, c, LANES, DIRECT)
+    count, size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * D
+    u = load_vectors(x + b * size, lane, per, node, channel, count, c, dtype, D, PADDED, LANES, DIRECT, SKEW)
+    if WHOLE:
+        moved = ()
+        for e in tl.static_range(D):
+            middle = tl.sum(u[e], 0) / tl.maximum(count * c, 1).to(dtype)
+            moved = moved + (tl.where(node < count, u[e] - middle, 0),)
+            if chunk == 0:
+                tl.store(center + b * D + e, middle)
+        u = moved
+    elif center is not None:
+        u = shifted(u, center + b * D, node < count, D, -1.0, LANES, THREADS)
+    for sample in range(rows):
+        m = ()
+        for e in tl.static_range(D * D):
+            m = m + (tl.sum(tl.where(local == sample, entries[e], 0), 0),)
+        at = y + (first + sample) * size
+        turned = apply_matrix(m, u, D, ORDER)
+        store_vectors(at, turned, lane, per, node, channel, count, n, c, D, PADDED, LANES, DIRECT, SKEW)
 
 
 def check(v: Tensor | None, x: Tensor, num_nodes: Tensor | None, k: int) -> None:
@@ -76,20 +93,30 @@ def sample_rotate(
     v: Tensor | None, seed: Tensor, x: Tensor, num_nodes: Tensor | None, k: int, special: bool, centered: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check(v, x, num_nodes, k)
-    x, num_nodes = dense(x), dense(num_nodes)
+    v, x, num_nodes = dense(v), dense(x), dense(num_nodes)
     b, n, d, c = x.shape
-    wide = compute(x.dtype)[0]
-    if v is None:
-        q = random_orthogonal(seed, b, k, d, special, False, wide == torch.float64)
-        degenerate = torch.zeros(b, k, d, dtype=torch.bool, device=x.device)
-    else:
-        q, degenerate = gram_schmidt(v.reshape(b * k, d, d), special)
-        q, degenerate = q.view(b, k, d, d), degenerate.view(b, k, d)
-    center = torch.empty(b, int(centered), d, dtype=wide, device=x.device)
-    if center.numel():
-        with on(x):
-            centroid_kernel[programs(b, "sample_rotate")](center, x, num_nodes, n, d, c, **tile_of(d), **OPTIONS)
-    return q, degenerate, center, rotate(x, q, center if centered else None, num_nodes, 1)
+    q = x.new_empty(b, k, d, d, dtype=compute(x.dtype)[0])
+    s = space_of("sample_rotate", x, q, None, num_nodes, 1, False)
+    if d > SMALL or not q.numel() or not x.numel():
+        return large_forward(v, seed, x, num_nodes, k, special, centered)
+    degenerate = torch.empty(b, k, d, dtype=torch.bool, device=x.device)
+    center = q.new_empty(b, int(centered), d)
+    y = x.new_empty(s.shape(True))
+    chunks, whole = cdiv(k, SAMPLES), centered and n * c <= WHOLE
+    lanes, blocks = s.lanes(x.element_size()), s.blocks()
+    if whole:
+        warps = max(power_of_two(n * c) // 128, lanes["num_warps"])
+        lanes |= {"LANES": power_of_two(n * c, 32 * warps), "THREADS": 32 * warps, "num_warps": warps}
+        blocks = 1
+    with on(x):
+        if centered and not whole:
+            centroid(x, num_nodes, center)
+        sample_rotate_kernel[programs(b * chunks * blocks, "sample_rotate")](
+            y, q, degenerate.view(torch.int8), center if centered else None, v, seed, x, num_nodes, n, k, c, blocks,
+            chunks, WHOLE=whole, SPECIAL=special, **constants(q.dtype, d), SQUARE=power_of_two(d * d),
+            SAMPLES=SAMPLES, **lanes, **OPTIONS,
+        )  # fmt: skip
+    return q, degenerate, center, y
 
 
 def sample_rotate_backward(
@@ -110,31 +137,30 @@ def sample_rotate_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor]:
     check(v, x, num_nodes, k)
-    x, num_nodes, q = dense(x), dense(num_nodes), dense(saved_q)
-    b, n, d, c = x.shape
-    like = next(g for g in (grad_q, grad_degenerate, grad_center, grad_x_k, v, seed) if g is not None)
+    v, x, num_nodes, q, flags = map(dense, (v, x, num_nodes, saved_q, saved_degenerate))
+    grad_q, grad_center, grad_x_k = map(dense, (grad_q, grad_center, grad_x_k))
+    center = dense(saved_center) if centered else None
     need_v, need_x = v is not None and bool(needs & 1), bool(needs & 2)
-    to_x, to_q, to_center = torch.zeros_like(x) if need_x else nothing(like), None, None
-    if grad_x_k is not None:
-        center = saved_center if centered else None
-        wanted = need_x | need_v << 1 | (need_x and centered) << 2
-        by_x, to_q, to_center = rotate_backward(grad_x_k, x, q, center, num_nodes, 1, wanted)
-        to_x = by_x if need_x else to_x
-    if need_x and centered and x.numel():
-        parts = [dense(g) for g in (to_center, grad_center) if g is not None]
-        total = sum(parts[1:], parts[0]) if parts else None
-        if total is not None:
-            tile = tile_of(d)
-            blocks = cdiv(n * c, tile["LANES"])
-            with on(x):
-                centroid_backward_kernel[programs(b * blocks, "sample_rotate_backward")](
-                    to_x, total, num_nodes, n, d, c, blocks, **tile, **OPTIONS
-                )
-    if not need_v:
-        return nothing(like), to_x
-    parts = [g for g in (to_q, grad_q) if g is not None]
-    total = sum(parts[1:], parts[0]).reshape(b * k, d, d) if parts else None
-    flat = (z.reshape(b * k, *z.shape[2:]) for z in (v, q, saved_degenerate))
-    flat_v, flat_q, flags = flat
-    to_v = gram_schmidt_backward(total, None, flat_v, special, flat_q, flags, 1)
-    return to_v.view(b, k, d, d), to_x
+    s = space_of("sample_rotate_backward", x, q, center, num_nodes, 1, False)
+    if s.d > SMALL or not q.numel() or not x.numel():
+        return large_backward(
+            grad_q, grad_center if centered else None, grad_x_k, v, x, num_nodes, special, center, q, flags, need_v,
+            need_x,
+        )  # fmt: skip
+    if grad_x_k is not None and (grad_x_k.shape != s.shape(True) or grad_x_k.dtype != x.dtype):
+        raise ValueError(f"sample_rotate_backward: expected {s.shape(True)} in {x.dtype}, got {tuple(grad_x_k.shape)}")
+    grad_v, grad_x, through = nothing(x), nothing(x), need_x and centered
+    if need_v:
+        grad_v = torch.empty_like(v)
+    if need_x:
+        grad_x = torch.zeros_like(x) if grad_x_k is None else torch.empty_like(x)
+    with on(x):
+        if not (need_v or through):
+            if need_x and grad_x_k is not None:
+                rotate_gradients(s, (grad_x, None, None), grad_x_k, x, None, q, center, num_nodes)
+        else:
+            sample_rotate_gradients(
+                s, grad_v if need_v else None, grad_x if need_x else None, through, grad_q,
+                grad_center if through else None, grad_x_k, x, v, q, center, flags.view(torch.int8), num_nodes,
+            )  # fmt: skip
+    return grad_v, grad_x

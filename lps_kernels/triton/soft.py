@@ -31,13 +31,14 @@ _BUSY = 264  # programs that fill the largest device twice; rows are cut into pa
 
 @triton.jit(do_not_specialize=["k", "n", "parts"])
 def soft_gradient_kernel(
-    u, v, perm, t, row, col, num_nodes, weights, grad_t, grad_row, grad_col, k, n, c, line, parts,
-    tau_inverse: tl.float64, scale: tl.float64, GATHER: tl.constexpr, EACH: tl.constexpr, FIRST: tl.constexpr,
-    SECOND: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, C0: tl.constexpr, L1: tl.constexpr,
-    C1: tl.constexpr,
+    u, v, nodes_u, nodes_v, perm, t, row, col, num_nodes, weights, first_t, first_row, first_col, grad_t, grad_row,
+    grad_col, k, n, c, line, nodes_c, parts, tau_inverse: tl.float64, scale: tl.float64, GATHER: tl.constexpr,
+    EACH: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr,
+    E: tl.constexpr, C0: tl.constexpr, L1: tl.constexpr, C1: tl.constexpr,
 ):  # fmt: skip
     """Gradients of t, row and col, a part of the channels each (rows, parts, n), from u, in order of nodes if GATHER
-    and with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on.
+    and with samples if EACH, and v, in order of rank. FIRST, SECOND: the axes that the permutation acted on. Added to
+    them are those from another pair, of nodes and in the same dtype, and what gradients there are first.
     """
     N: tl.constexpr = W * 32 * E
     ROWS: tl.constexpr = C0 if W == 1 else 1
@@ -50,16 +51,24 @@ def soft_gradient_kernel(
     sample = at if EACH else graph
     of_first = tl.cdiv(line, C0) if FIRST else 0
     of_second = tl.cdiv(n, L1) * tl.cdiv(c, C1) if SECOND else 0
-    for item in range(part, of_first + of_second, parts):
+    of_nodes = 0 if nodes_u is None else tl.cdiv(nodes_c, C0)
+    for item in range(part, of_nodes + of_first + of_second, parts):
         # The scans stand here once, whichever axis they run along: their code is what takes Triton long.
-        if not SECOND or (FIRST and item < of_first):
+        if not SECOND or (FIRST and item < of_nodes + of_first):
+            of_u, of_v, of_c, inner, at_item = u, v, c, line, item
+            if nodes_u is not None:
+                is_node = item < of_nodes
+                of_u, of_v = tl.where(is_node, nodes_u, u), tl.where(is_node, nodes_v, v)
+                of_c, inner = tl.where(is_node, nodes_c, c), tl.where(is_node, nodes_c, line)
+                at_item = tl.where(is_node, item, item - of_nodes)
             us, vs = load_pair(
-                u, v, perm, num_nodes, sample, at, graph, n, c, 1, line, item, GATHER, True, DTYPE, W, E, 1, C0
-            )
+                of_u, of_v, perm, num_nodes, sample, at, graph, n, of_c, 1, inner, at_item, GATHER, True, DTYPE, W, E,
+                1, C0,
+            )  # fmt: skip
         else:
             us, vs = load_pair(
-                u, v, perm, num_nodes, sample, at, graph, n, c, n, c, item - of_first, GATHER, False, DTYPE, W, E,
-                L1, C1,
+                u, v, perm, num_nodes, sample, at, graph, n, c, n, c, item - of_nodes - of_first, GATHER, False, DTYPE,
+                W, E, L1, C1,
             )  # fmt: skip
         if W == 1:
             sums = pair_sums(us[0], vs[0], vectors, sums, W, E, ROWS)
@@ -70,9 +79,17 @@ def soft_gradient_kernel(
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
     to = (at * parts + part) * n + i
     unit = tl.full((N,), tau_inverse, tl.float64).to(DTYPE)
-    tl.store(grad_t + to, total(sums[2], W, E) * unit * w, mask=i < n)
-    tl.store(grad_row + to, total(sums[0], W, E) * w, mask=i < n)
-    tl.store(grad_col + to, total(sums[1], W, E) * w, mask=i < n)
+    mine = (i < nodes) & (part == 0)
+    of_t, of_row, of_col = total(sums[2], W, E) * unit * w, total(sums[0], W, E) * w, total(sums[1], W, E) * w
+    if first_t is not None:
+        of_t += tl.load(first_t + at * n + i, mask=mine, other=0).to(DTYPE)
+    if first_row is not None:
+        of_row += tl.load(first_row + at * n + i, mask=mine, other=0).to(DTYPE)
+    if first_col is not None:
+        of_col += tl.load(first_col + at * n + i, mask=mine, other=0).to(DTYPE)
+    tl.store(grad_t + to, of_t, mask=i < n)
+    tl.store(grad_row + to, of_row, mask=i < n)
+    tl.store(grad_col + to, of_col, mask=i < n)
 
 
 @triton.jit(do_not_specialize=["k", "n"])
@@ -137,10 +154,20 @@ def check_soft(what: str, x: Tensor, perm: Tensor, t: Tensor | None, row: Tensor
         )
 
 
-def soft_gradient(
-    u, v, perm, soft, num_nodes, tau, axes, *, gathered=True, each=False, weights=None, scale=1.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def soft_gradient(u, v, perm, soft, num_nodes, tau, axes, **options) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of t, row and col, (b, k, n) each, see `soft_gradient_kernel`; axes is a subset of (0, 1)."""
+    grads = soft_gradient_parts(u, v, perm, soft, num_nodes, tau, axes, **options)
+    if grads[0].shape[2] > 1 and perm.numel():
+        with on(u):
+            grads = sum_parts(grads, 2)
+    return tuple(g.view(perm.shape) for g in grads)
+
+
+def soft_gradient_parts(
+    u, v, perm, soft, num_nodes, tau, axes, *, gathered=True, each=False, weights=None, scale=1.0,
+    nodes=(None, None), first=(None, None, None),
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The same, (b, k, parts, n), in parts that are to be added up."""
     t, row, col = soft
     b, k, n = perm.shape
     c = v.shape[-1]
@@ -150,14 +177,15 @@ def soft_gradient(
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
         lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
+        if nodes[0] is not None and 1 < lanes["W"] < 8:  # what tells the pairs apart takes registers, some too many
+            lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
-                u, v, perm, t, row, col, num_nodes, weights, *grads, k, n, c, line, parts, 1.0 / tau, scale,
-                gathered, each, 0 in axes, 1 in axes, compute(t.dtype)[1], **lanes, **tiles,
+                u, v, *nodes, perm, t, row, col, num_nodes, weights, *first, *grads, k, n, c, line,
+                0 if nodes[0] is None else nodes[0].shape[-1], parts, 1.0 / tau, scale, gathered, each, 0 in axes,
+                1 in axes, compute(t.dtype)[1], **lanes, **tiles,
             )  # fmt: skip
-            if parts > 1:
-                grads = sum_parts(grads, 2)
-    return tuple(g.view(b, k, n) for g in grads)
+    return grads
 
 
 def soft_product(
