@@ -189,6 +189,8 @@ class Op:
         chosen = self.choose(args[self._first].device.type, backend)
         if chosen == "reference":
             return self.reference(*args)
+        if torch.compiler.is_compiling():
+            args = _contiguous(args)
         if self.differentiable and is_differentiated(*[args[i] for i in self.differentiable]):
             return _Differentiable.call(self.name, chosen, *args)
         return self.kernels[chosen](*args)
@@ -198,6 +200,8 @@ class Op:
         if self.backward is None:
             return _vector_jacobian_product(self, needs, grads, args)
         mask = sum([1 << i for i, need in enumerate(needs) if need])
+        if torch.compiler.is_compiling():
+            grads = _contiguous(grads)
         kernel = self.backward.kernels.get(name)
         if kernel is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             chosen = "reference" if kernel is None else name
@@ -305,6 +309,11 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     ):
         return False
     return any(t is not None and t.is_floating_point() for t in tensors)
+
+
+def _contiguous(args: Sequence) -> tuple:
+    """Copies that kernels would make of what is strided, where the compiler fuses them with what comes before."""
+    return tuple(a.contiguous() if isinstance(a, Tensor) else a for a in args)
 
 
 def _launcher(stem: str, name: str) -> Callable:
