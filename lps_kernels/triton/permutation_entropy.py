@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
@@ -57,7 +58,7 @@ def share(num_nodes, graph, k, n, DTYPE: tl.constexpr):
     return nodes, 1.0 / (tl.maximum(nodes, 1).to(DTYPE) * tl.full((), k, tl.int32).to(DTYPE))
 
 
-@triton.jit(do_not_specialize=["k"])
+@entry(do_not_specialize=["k"])
 def permutation_entropy_kernel(
     t, row, col, num_nodes, out, k, n, tau_inverse: tl.float64, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr
 ):
@@ -113,7 +114,7 @@ def entropy_gradient(
     return tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0), sig
 
 
-@triton.jit(do_not_specialize=["stride", "k"])
+@entry(do_not_specialize=["stride", "k"])
 def permutation_entropy_backward_kernel(
     grad, stride, t, row, col, num_nodes, grad_t, grad_row, grad_col, k, n, tau_inverse: tl.float64,
     DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.sinkhorn import half_step, row_sizes, sinkhorn_backward
@@ -47,7 +48,7 @@ def over_norm(x, largest, root):
     return divide(divide(x, first + tl.zeros_like(x)), second + tl.zeros_like(x))
 
 
-@triton.jit(do_not_specialize=["k", "n_iter"])
+@entry(do_not_specialize=["k", "n_iter"])
 def soft_sort_kernel(
     scores, seed, num_nodes, perm, t, row, col, k, n, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr,
     DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
@@ -76,7 +77,7 @@ def soft_sort_kernel(
         tl.store(col + at * n + i, tl.where(kept, from_lanes(y, W, E), 0.0), mask=i < n)
 
 
-@triton.jit(do_not_specialize=["rows", "k", "n_iter"])
+@entry(do_not_specialize=["rows", "k", "n_iter"])
 def soft_sort_backward_kernel(
     grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad, rows, k, n,
     tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
