@@ -90,7 +90,7 @@ def sum_edges_kernel(
             total = new
         for p in tl.static_range(P):
             to = x + (graph * n + first + p) * line + j
-            tl.store(to, total[p].to(x.dtype.element_ty), mask=(j < line) & (first + p < n))
+            tl.store(to, total[p].to(x.dtype.element_ty), mask=j < tl.where(first + p < n, line, 0))
 
 
 @entry(do_not_specialize=["k", "n", "chunks"])

@@ -56,7 +56,7 @@ def finish_kernel(
                 else:
                     tl.store(grad_center + row * D + e, to_center, mask=live)
     if grad_center is not None:
-        tl.store(grad_center + b * D + entry, shift, mask=(entry < D) & (centers == 1))
+        tl.store(grad_center + b * D + entry, shift, mask=entry < tl.where(centers == 1, D, 0))
 
 
 def finish(

@@ -126,7 +126,7 @@ def outer_kernel(
         total += tl.load(s + at, mask=inside, other=0)
     tl.store(s + at, total, mask=inside)
     if totals is not None:
-        tl.store(totals + row * d + a, sums, mask=(a < d) & (part // parts == 0))
+        tl.store(totals + row * d + a, sums, mask=a < tl.where(part // parts == 0, d, 0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ def soft_gradient_kernel(
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
     to = (at * parts + part) * n + i
     unit = tl.full((N,), tau_inverse, tl.float64).to(DTYPE)
-    mine = (i < nodes) & (part == 0)
+    mine = i < tl.where(part == 0, nodes, 0)
     of_t, of_row, of_col = total(sums[2], W, E) * unit * w, total(sums[0], W, E) * w, total(sums[1], W, E) * w
     if first_t is not None:
         of_t += tl.load(first_t + at * n + i, mask=mine, other=0).to(DTYPE)
