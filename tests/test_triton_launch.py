@@ -1,6 +1,7 @@
 """Triton's launchers on a device: long rows, streams, graphs, devices, and how often they compile."""
 
 import functools
+import os
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ def sort(scores, seed=5, n_iter=5, tau=0.01, num_nodes=None):
 
 # The largest block of each number of warps, and lengths just below.
 @pytest.mark.parametrize(("rows", "n"), [(64, 188), (8, 444), (2, 1000), (1, 2048), (1, 4000), (1, 4096)])
-def test_long_rows(rows, n):
+@pytest.mark.parametrize("name", ["soft_sort", "permutation_entropy"])
+def test_long_rows(name, rows, n):
     case = testing.Case(b=1, k=rows, n=n, n_iter=3, tau=0.01, ragged=False)
-    op = OPS["soft_sort"]
-    args = testing.arguments(op, case, device="cuda")
-    testing.assert_matches(op, "triton", args)
-    testing.assert_gradients_match(op, "triton", args)
+    args = testing.arguments(OPS[name], case, device="cuda")
+    testing.assert_matches(OPS[name], "triton", args)
+    testing.assert_gradients_match(OPS[name], "triton", args)
 
 
 @pytest.mark.parametrize(("name", "b", "n", "order"), [("permute", 2, 700, 1), ("inverse_permute_mean", 1, 150, 2)])
@@ -184,6 +185,25 @@ def test_runs_where_its_tensors_are():
         elsewhere = sort(scores.to(device))
         assert torch.cuda.current_device() == 0
         assert all(a.device == torch.device(device) and torch.equal(a.cpu(), b.cpu()) for a, b in zip(elsewhere, want))
+
+
+def test_a_forked_process_is_told_so():
+    """CUDA does not survive a fork: what was compiled before is not launched after it."""
+    scores = scores_of(1, 2, 30)
+    sort(scores)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sort(scores)
+            os.write(write, b"no error")
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert "forked subprocess" in os.read(read, 4096).decode()
+    sort(scores)
 
 
 def test_a_row_that_is_too_long_says_so():
