@@ -118,9 +118,8 @@ $(VENV)/.packages: $(VENV)/.torch pyproject.toml
 	LPS_KERNELS_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[demo,test,bench,lint]"
 	touch $@
 
-# The interpreter of 3.9.0 makes integers of a block's mask and a number's condition, and then refuses them.
 $(VENV)/.triton: $(VENV)/.packages
-	$(BIN)/pip install -q "triton>=3.6,<3.9"
+	$(BIN)/pip install -q "triton>=3.6"
 	touch $@
 
 # Kernels are the tree's own: they serve every torch from 2.11 on.

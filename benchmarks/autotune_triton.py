@@ -83,7 +83,7 @@ def tune(name: str, rows: int) -> None:
         for value in candidates(key):
             with table_of(module, table, key, value):
                 costs[value] = cost(OPS[name], args)
-            print(f"{name} {size} {table}[{key}] = {value}: {costs[value]:.2f} us", flush=True)
+            print(f"{name} {size} {table}[{key}] = {value}: {costs[value]:.4g} us", flush=True)
         found[key] = min(costs, key=costs.get)
     print(f"lps_kernels/triton/{module}.py: {table} = {found}")
 

@@ -25,7 +25,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton.runtime.jit import JITFunction, KernelInterface
 
 from lps_kernels import testing
 from lps_kernels.op import OPS
@@ -63,14 +63,17 @@ def launches(name: str, case: testing.Case, dtype: torch.dtype) -> list[tuple[JI
     """The kernels that an op launches, forward and backward, with arguments and options."""
     found = []
 
-    def record(kernel, *args, grid, warmup, **kwargs):
-        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
-        found.append((kernel, {**dict(zip(kernel.arg_names, args)), **kwargs}, options))
+    def record(kernel, _grid):
+        def launch(*args, **kwargs):
+            options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+            found.append((kernel, {**dict(zip(kernel.arg_names, args)), **kwargs}, options))
+
+        return launch
 
     op = OPS[name]
     module = __import__(f"lps_kernels.triton.{name}", fromlist=[name])
     args = testing.arguments(op, case, dtype)
-    with mock.patch.object(JITFunction, "run", record):
+    with mock.patch.object(KernelInterface, "__getitem__", record):
         outs = testing._outputs(getattr(module, name)(*args))
         if op.backward is not None:
             grads = [o if o.is_floating_point() else None for o in outs]

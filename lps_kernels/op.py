@@ -133,7 +133,8 @@ class Op:
         stem = name.removesuffix("_backward")
         if HAS_TRITON and (Path(__file__).parent / "triton" / f"{stem}.py").exists():
             _triton_library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-            _triton_library.impl(name, _launcher(stem, name), BACKENDS["triton"][1])
+            self._launch = _launcher(stem, name)
+            _triton_library.impl(name, self._launch, BACKENDS["triton"][1])
             self.kernels["triton"] = getattr(getattr(torch.ops, f"{NAMESPACE}_triton"), name).default
         self._choose_automatically()
         kinds = [str(a.type) for a in self.kernel._schema.arguments]
@@ -189,21 +190,31 @@ class Op:
         chosen = self.choose(args[self._first].device.type, backend)
         if chosen == "reference":
             return self.reference(*args)
+        if torch.compiler.is_compiling():
+            args = _contiguous(args)
         if self.differentiable and is_differentiated(*[args[i] for i in self.differentiable]):
             return _Differentiable.call(self.name, chosen, *args)
-        return self.kernels[chosen](*args)
+        return self.run(chosen, args)
+
+    def run(self, backend: str, args: Sequence):
+        """The backend's kernel; one in Triton without the dispatcher, whose way into Python takes half of a call."""
+        if backend == "triton" and _nobody_looks(args):
+            return self._launch(*args)
+        return self.kernels[backend](*args)
 
     def gradient(self, name: str, needs: list[bool], grads: tuple, args: list, saved: Sequence[Tensor]) -> tuple:
         """Gradients of the differentiable arguments; those that `needs` leaves out may be anything."""
         if self.backward is None:
             return _vector_jacobian_product(self, needs, grads, args)
         mask = sum([1 << i for i, need in enumerate(needs) if need])
-        kernel = self.backward.kernels.get(name)
-        if kernel is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            chosen = "reference" if kernel is None else name
+        if torch.compiler.is_compiling():
+            grads = _contiguous(grads)
+        known = self.backward.has_kernel(name)
+        if not known or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            chosen = name if known else "reference"
             gradients = self.backward(*grads, *args, *saved, mask, backend=chosen)
         else:
-            gradients = kernel(*grads, *args, *saved, mask)
+            gradients = self.backward.run(name, (*grads, *args, *saved, mask))
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
     def _vmap(self, kernel, info, in_dims, *args):
@@ -307,6 +318,25 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.is_floating_point() for t in tensors)
 
 
+_PLAIN = {Tensor, torch.nn.Parameter, type(None), bool, int, float}
+
+
+def _nobody_looks(args: Sequence) -> bool:
+    """Whether no compiler, tracer, mode, profiler or subclass of Tensor wants to see the operator that is called."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state()
+        or torch.autograd._profiler_enabled()
+    ) and _PLAIN.issuperset(map(type, args))
+
+
+def _contiguous(args: Sequence) -> tuple:
+    """Copies that kernels would make of what is strided, where the compiler fuses them with what comes before."""
+    return tuple(a.contiguous() if isinstance(a, Tensor) else a for a in args)
+
+
 def _launcher(stem: str, name: str) -> Callable:
     """The launcher `name` of triton/<stem>.py, which is imported by the first call: Triton takes a second to import."""
 
@@ -360,7 +390,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(op_name, backend_name, *args):
-        return OPS[op_name].kernels[backend_name](*args)
+        return OPS[op_name].run(backend_name, args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -1,5 +1,8 @@
 """Triton's launchers on a device: long rows, streams, graphs, devices, and how often they compile."""
 
+import functools
+import os
+
 import pytest
 import torch
 
@@ -10,8 +13,8 @@ from lps_kernels.op import OPS
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 pytest.importorskip("triton")
 
-SORT = OPS["soft_sort"].kernels.get("triton")
-PERMUTE = OPS["permute"].kernels.get("triton")
+SORT = functools.partial(OPS["soft_sort"], backend="triton")
+PERMUTE = functools.partial(OPS["permute"], backend="triton")
 
 
 def scores_of(b, k, n, seed=0, **kwargs):
@@ -24,12 +27,12 @@ def sort(scores, seed=5, n_iter=5, tau=0.01, num_nodes=None):
 
 # The largest block of each number of warps, and lengths just below.
 @pytest.mark.parametrize(("rows", "n"), [(64, 188), (8, 444), (2, 1000), (1, 2048), (1, 4000), (1, 4096)])
-def test_long_rows(rows, n):
+@pytest.mark.parametrize("name", ["soft_sort", "permutation_entropy"])
+def test_long_rows(name, rows, n):
     case = testing.Case(b=1, k=rows, n=n, n_iter=3, tau=0.01, ragged=False)
-    op = OPS["soft_sort"]
-    args = testing.arguments(op, case, device="cuda")
-    testing.assert_matches(op, "triton", args)
-    testing.assert_gradients_match(op, "triton", args)
+    args = testing.arguments(OPS[name], case, device="cuda")
+    testing.assert_matches(OPS[name], "triton", args)
+    testing.assert_gradients_match(OPS[name], "triton", args)
 
 
 @pytest.mark.parametrize(("name", "b", "n", "order"), [("permute", 2, 700, 1), ("inverse_permute_mean", 1, 150, 2)])
@@ -78,6 +81,70 @@ def test_compiles_once_a_block_and_alignment():
     assert all(kernels_of(k) - c <= most for k, c, most in zip(kernels, before, (2, 3), strict=True))
 
 
+def test_launches_what_it_compiled_without_triton(monkeypatch):
+    from triton.runtime.jit import JITFunction
+
+    def compiles(*args, **kwargs):
+        raise AssertionError("Triton's own launch")
+
+    scores = scores_of(2, 3, 50)
+    aligned, shifted = scores.flatten()[:120].view(1, 2, 60), scores.flatten()[1:121].view(1, 2, 60)
+    want = [sort(x) for x in (aligned, shifted)]
+    monkeypatch.setattr(JITFunction, "run", compiles)
+    for x, outs in zip((aligned, shifted), want, strict=True):
+        assert all(torch.equal(g, w) for g, w in zip(sort(x), outs, strict=True))
+    with pytest.raises(AssertionError, match="Triton's own"):
+        sort(scores_of(1, 1, 600))
+
+
+def test_hooks_see_launches():
+    from triton import knobs
+
+    scores, seen = scores_of(1, 2, 60), []
+    sort(scores)
+    knobs.runtime.launch_enter_hook.add(seen.append)
+    try:
+        sort(scores)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(seen.append)
+    sort(scores)
+    assert [metadata.get()["name"] for metadata in seen] == ["soft_sort_kernel"]
+
+
+@pytest.mark.parametrize("looks", ["profiler", "dispatch mode", "subclass"])
+def test_who_wants_to_see_the_operator_does(looks):
+    """Calls that nobody looks at go to the launcher past the dispatcher."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    scores, name = scores_of(1, 2, 60), "lps_kernels_triton::soft_sort"
+    names = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    class Named(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            names.append(getattr(func, "name", lambda: "")())
+            return super().__torch_function__(func, types, args, kwargs)
+
+    def call(scores):
+        return OPS["soft_sort"](scores, torch.tensor([5], device="cuda"), None, 0.1, 2, True, True, backend="triton")
+
+    if looks == "profiler":
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            call(scores)
+        names = [event.name for event in profile.events()]
+    elif looks == "dispatch mode":
+        with Mode():
+            call(scores)
+    else:
+        call(scores.as_subclass(Named))
+    assert name in names
+
+
 def test_runs_on_the_current_stream():
     scores, x = scores_of(4, 2, 60), torch.randn(4, 60, 3, device="cuda")
     want = PERMUTE(x, sort(scores)[0], None, None, None, None, 0.1, 1, True)
@@ -113,9 +180,30 @@ def test_a_graph_replays_on_new_scores():
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="one device")
 def test_runs_where_its_tensors_are():
     scores = scores_of(4, 2, 60)
-    elsewhere = [out.cpu() for out in sort(scores.to("cuda:1"))]
-    assert torch.cuda.current_device() == 0
-    assert all(torch.equal(a, b.cpu()) for a, b in zip(elsewhere, sort(scores)))
+    want = sort(scores)
+    for device in ("cuda:1", "cuda:0", "cuda:1"):  # what one device compiled is not launched on the other
+        elsewhere = sort(scores.to(device))
+        assert torch.cuda.current_device() == 0
+        assert all(a.device == torch.device(device) and torch.equal(a.cpu(), b.cpu()) for a, b in zip(elsewhere, want))
+
+
+def test_a_forked_process_is_told_so():
+    """CUDA does not survive a fork: what was compiled before is not launched after it."""
+    scores = scores_of(1, 2, 30)
+    sort(scores)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sort(scores)
+            os.write(write, b"no error")
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert "forked subprocess" in os.read(read, 4096).decode()
+    sort(scores)
 
 
 def test_a_row_that_is_too_long_says_so():

@@ -101,7 +101,9 @@ def test_a_matrix_that_is_too_large_raises():
     with pytest.raises(ValueError, match=r"at most 4096 numbers.*'reference' has no limit"):
         on_triton(torch.randn(2, 65, 65), False)
     with pytest.raises(ValueError, match="65 x 65"):
-        OPS["random_orthogonal"](torch.zeros(1, dtype=torch.int64).cuda(), 1, 1, 65, False, False, False)
+        OPS["random_orthogonal"](
+            torch.zeros(1, dtype=torch.int64).cuda(), 1, 1, 65, False, False, False, backend="triton"
+        )
 
 
 @pytest.mark.parametrize("case", BLOCKS, ids=str)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.rotations import nodes_of
 
@@ -24,7 +25,7 @@ def share_of(count, c, dtype: tl.constexpr):
     return tl.full((), 1.0, dtype) / tl.maximum(count * c, 1).to(dtype)
 
 
-@triton.jit(do_not_specialize=["n", "d"])
+@entry(do_not_specialize=["n", "d"])
 def centroid_kernel(center, x, num_nodes, n, d, c, LANES: tl.constexpr, D2: tl.constexpr):
     """center (b, d): the mean of x (b, n, d, c) over real nodes and channels, one input a program."""
     dtype: tl.constexpr = center.dtype.element_ty
@@ -50,7 +51,7 @@ def add_share(grad_x, to_center, block, b, count, n, d, c, LANES: tl.constexpr, 
     tl.store(at, total.to(grad_x.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n", "d", "blocks"])
+@entry(do_not_specialize=["n", "d", "blocks"])
 def centroid_backward_kernel(grad_x, grad_center, num_nodes, n, d, c, blocks, LANES: tl.constexpr, D2: tl.constexpr):
     block, b = (tl.program_id(0) % blocks).to(tl.int64), (tl.program_id(0) // blocks).to(tl.int64)
     a = tl.arange(0, D2)

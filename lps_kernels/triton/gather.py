@@ -8,10 +8,10 @@ nothing is added by atomics.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.launch import OPTIONS, cdiv, on, power_of_two, programs
 from lps_kernels.triton.lines import gather_lines, line_of, sum_lines
@@ -22,7 +22,7 @@ _NODES, _WIDE = 512, 4096  # nodes, and nodes by channels, of a sum that a progr
 _BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@triton.jit(do_not_specialize=["k", "n", "count"])
+@entry(do_not_specialize=["k", "n", "count"])
 def gather_nodes_kernel(
     x, perm, num_nodes, weights, y, k, n, c, scale: tl.float64, count: tl.int64,
     EACH: tl.constexpr, DTYPE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -42,7 +42,7 @@ def gather_nodes_kernel(
     tl.store(y + to, value.to(y.dtype.element_ty), mask=here[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["k", "n"])
+@entry(do_not_specialize=["k", "n"])
 def gather_wide_edges_kernel(
     x, perm, num_nodes, weights, y, k, n, c, line, scale: tl.float64,
     EACH: tl.constexpr, DTYPE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -64,7 +64,7 @@ def gather_wide_edges_kernel(
     tl.store(to, value.to(y.dtype.element_ty), mask=(rank < n)[:, None] & (j < line)[None, :])
 
 
-@triton.jit(do_not_specialize=["k", "n", "items", "groups", "each"])
+@entry(do_not_specialize=["k", "n", "items", "groups", "each"])
 def sum_nodes_kernel(
     y, perm, inverses, num_nodes, weights, x, k, n, c, items, groups, each, scale: tl.float64,
     DTYPE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -93,7 +93,7 @@ def sum_nodes_kernel(
         tl.store(to, value.to(x.dtype.element_ty), mask=(i < n)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["k", "n", "items", "groups", "each"])
+@entry(do_not_specialize=["k", "n", "items", "groups", "each"])
 def sum_wide_edges_kernel(
     y, perm, inverses, num_nodes, weights, x, k, n, c, line, items, groups, each, scale: tl.float64,
     DTYPE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,

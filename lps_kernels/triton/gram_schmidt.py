@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import load_rows, store_rows
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.large_gram_schmidt import large_backward, large_forward
 from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize, orthonormalize_backward
@@ -39,7 +40,7 @@ def to_entries(columns, D: tl.constexpr, M: tl.constexpr, PARTS: tl.constexpr):
     return entries
 
 
-@triton.jit(do_not_specialize=["b"])
+@entry(do_not_specialize=["b"])
 def gram_schmidt_kernel(
     q, degenerate, v, b,
     D: tl.constexpr, M: tl.constexpr, PARTS: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr,
@@ -55,7 +56,7 @@ def gram_schmidt_kernel(
     store_rows(degenerate + first * M, flags, rows, 1, M, PADDED_M, LANES)
 
 
-@triton.jit(do_not_specialize=["b"])
+@entry(do_not_specialize=["b"])
 def gram_schmidt_backward_kernel(
     grad_v, grad_q, v, q, degenerate, b,
     D: tl.constexpr, M: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, PADDED_M: tl.constexpr,

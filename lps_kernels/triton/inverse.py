@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import OPTIONS, cdiv, on, power_of_two, programs
 from lps_kernels.triton.moves import node, positions
 from lps_kernels.triton.sort import MAX_NODES, inverse
@@ -52,7 +53,7 @@ def share(perm: Tensor, graphs: int, items: int, node_bytes: int, rows: int) -> 
     return groups, perm, torch.empty(graphs * groups * rows * perm.shape[2], dtype=small, device=perm.device)
 
 
-@triton.jit(do_not_specialize=["n"])
+@entry(do_not_specialize=["n"])
 def inverse_kernel(perm, inv, n, BLOCK: tl.constexpr):
     """A row a program, by a sort: numbers written where they belong would ask for a sector each."""
     at, i = tl.program_id(0).to(tl.int64) * n, tl.arange(0, BLOCK)
@@ -60,7 +61,7 @@ def inverse_kernel(perm, inv, n, BLOCK: tl.constexpr):
     tl.store(inv + at + i, inverse(order, BLOCK), mask=i < n)
 
 
-@triton.jit(do_not_specialize=["n", "count"])
+@entry(do_not_specialize=["n", "count"])
 def long_inverse_kernel(perm, inv, n, count: tl.int64, P: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * P
     row, rank = positions(first, n, P)

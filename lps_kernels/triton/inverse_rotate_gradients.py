@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.rotation_gradients import ROWS, finish, finish_kernel
@@ -23,7 +23,7 @@ from lps_kernels.triton.rotations import (
 from lps_kernels.triton.space import SAMPLES, Space
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
+@entry(do_not_specialize=["n", "k", "blocks", "chunks"])
 def inverse_rotate_mean_backward_kernel(
     grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, blocks, chunks,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
@@ -72,7 +72,7 @@ def inverse_rotate_mean_backward_kernel(
             tl.store(to, lane_sums(turned_sums + g, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
 
 
-@triton.jit(do_not_specialize=["n", "k", "centers"])
+@entry(do_not_specialize=["n", "k", "centers"])
 def whole_inverse_rotate_mean_backward_kernel(
     grad_y, grad_q, grad_center, grad_weights, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c,
     centers, MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,

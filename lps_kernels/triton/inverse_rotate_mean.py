@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of, inverses_here, share
 from lps_kernels.triton.inverse_rotate_gradients import inverse_rotate_gradients
 from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
@@ -25,7 +25,7 @@ from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "groups", "chunks", "centers"])
+@entry(do_not_specialize=["n", "k", "blocks", "groups", "chunks", "centers"])
 def inverse_rotate_mean_kernel(
     x, y, q, center, perm, inverses, num_nodes, weights, n, k, c, blocks, groups, chunks, centers,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,

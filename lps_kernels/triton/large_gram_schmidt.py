@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import divide, root
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import power_of_two, programs
 from lps_kernels.triton.orthonormalize import COMPLETION
 
@@ -116,7 +117,7 @@ def orthonormalize_tile(
     return q, flags
 
 
-@triton.jit(do_not_specialize=["d", "m"])
+@entry(do_not_specialize=["d", "m"])
 def large_gram_schmidt_kernel(
     q, degenerate, v, d, m,
     DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr, PARTS: tl.constexpr, SPECIAL: tl.constexpr, D2: tl.constexpr,
@@ -131,7 +132,7 @@ def large_gram_schmidt_kernel(
     tl.store(degenerate + matrix * m + j, flags.to(tl.int8), mask=j < m)
 
 
-@triton.jit(do_not_specialize=["d", "m"])
+@entry(do_not_specialize=["d", "m"])
 def large_gram_schmidt_backward_kernel(
     grad_v, grad_q, v, q, degenerate, d, m,
     PARTS: tl.constexpr, D2: tl.constexpr, M2: tl.constexpr,

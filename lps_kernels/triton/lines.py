@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import skew_of
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.moves import node, weight_of
@@ -39,7 +40,7 @@ def columns_of(order, j, c, n, nodes):
     return node(order, j // c, n, real) * c + j % c, real
 
 
-@triton.jit(do_not_specialize=["k", "n", "blocks"])
+@entry(do_not_specialize=["k", "n", "blocks"])
 def gather_edges_kernel(
     x, perm, num_nodes, weights, y, k, n, c, line, blocks, scale: tl.float64,
     EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -58,7 +59,7 @@ def gather_edges_kernel(
         tl.store(y + (row * n + rank) * line + j, value.to(y.dtype.element_ty), mask=j < line)
 
 
-@triton.jit(do_not_specialize=["k", "n", "blocks", "groups", "each"])
+@entry(do_not_specialize=["k", "n", "blocks", "groups", "each"])
 def sum_edges_kernel(
     y, perm, inverses, num_nodes, weights, x, k, n, c, line, blocks, groups, each, scale: tl.float64,
     DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -89,10 +90,10 @@ def sum_edges_kernel(
             total = new
         for p in tl.static_range(P):
             to = x + (graph * n + first + p) * line + j
-            tl.store(to, total[p].to(x.dtype.element_ty), mask=(j < line) & (first + p < n))
+            tl.store(to, total[p].to(x.dtype.element_ty), mask=j < tl.where(first + p < n, line, 0))
 
 
-@triton.jit(do_not_specialize=["k", "n", "chunks"])
+@entry(do_not_specialize=["k", "n", "chunks"])
 def gather_graph_kernel(
     x, perm, num_nodes, weights, y, k, n, c, line, chunks, scale: tl.float64,
     EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -113,7 +114,7 @@ def gather_graph_kernel(
         tl.store(y + row * line + j, value.to(y.dtype.element_ty), mask=j < line)
 
 
-@triton.jit(do_not_specialize=["k", "n", "each"])
+@entry(do_not_specialize=["k", "n", "each"])
 def sum_graph_kernel(
     y, perm, inverses, num_nodes, weights, x, k, n, c, line, each, scale: tl.float64,
     DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
 from lps_kernels.triton.launch import compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
@@ -57,7 +58,7 @@ def share(num_nodes, graph, k, n, DTYPE: tl.constexpr):
     return nodes, 1.0 / (tl.maximum(nodes, 1).to(DTYPE) * tl.full((), k, tl.int32).to(DTYPE))
 
 
-@triton.jit(do_not_specialize=["k"])
+@entry(do_not_specialize=["k"])
 def permutation_entropy_kernel(
     t, row, col, num_nodes, out, k, n, tau_inverse: tl.float64, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr
 ):
@@ -113,16 +114,16 @@ def entropy_gradient(
     return tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0), sig
 
 
-@triton.jit(do_not_specialize=["k"])
+@entry(do_not_specialize=["stride", "k"])
 def permutation_entropy_backward_kernel(
-    grad, t, row, col, num_nodes, grad_t, grad_row, grad_col, k, n, tau_inverse: tl.float64,
+    grad, stride, t, row, col, num_nodes, grad_t, grad_row, grad_col, k, n, tau_inverse: tl.float64,
     DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     BLOCK: tl.constexpr = W * 32 * E
     at = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     nodes, of_row = share(num_nodes, at // k, k, n, DTYPE)
-    mine, upstream = i < nodes, of_row * tl.load(grad + at // k)
+    mine, upstream = i < nodes, of_row * tl.load(grad + at // k * stride)
     sorted_t = tl.load(t + at * n + i, mask=mine, other=0.0)
     distances = gaps(to_lanes(sorted_t, W, E), nodes, tau_inverse, DTYPE, W, E)
     decay = decays(distances)
@@ -174,7 +175,7 @@ def permutation_entropy_backward(
     grad_entropy: Tensor, t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None, tau: float, needs: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(t, row, col, num_nodes)
-    t, row, col, num_nodes, grad_entropy = map(dense, (t, row, col, num_nodes, grad_entropy))
+    t, row, col, num_nodes = map(dense, (t, row, col, num_nodes))
     b, k, n = t.shape
     if grad_entropy.shape != (b,):
         raise ValueError("permutation_entropy_backward: expected a gradient (b,)")
@@ -182,7 +183,7 @@ def permutation_entropy_backward(
     if t.numel():
         with on(t):
             permutation_entropy_backward_kernel[programs(b * k, "permutation_entropy_backward")](
-                grad_entropy, t, row, col, num_nodes, *grads, k, n, 1.0 / tau, compute(t.dtype)[1],
-                **row_sizes(n, t.dtype),
+                grad_entropy, grad_entropy.stride(0), t, row, col, num_nodes, *grads, k, n,
+                1.0 / tau, compute(t.dtype)[1], **row_sizes(n, t.dtype),
             )  # fmt: skip
     return tuple(g if needs >> i & 1 else nothing(t) for i, g in enumerate(grads))

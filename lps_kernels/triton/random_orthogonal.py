@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import store_rows
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import LANES, WARPS, constants, is_small, to_columns, to_entries
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED
 from lps_kernels.triton.large_gram_schmidt import offsets, orthonormalize_tile, tile_of
@@ -25,7 +26,7 @@ def normal_entries(seed, row, DTYPE: tl.constexpr, COUNT: tl.constexpr):
     return entries
 
 
-@triton.jit(do_not_specialize=["b"])
+@entry(do_not_specialize=["b"])
 def random_orthogonal_kernel(
     q, seed, b,
     D: tl.constexpr, PARTS: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr,
@@ -41,7 +42,7 @@ def random_orthogonal_kernel(
     store_rows(q + first * COUNT, to_entries(columns, D, D, PARTS), rows, 1, COUNT, PADDED, LANES)
 
 
-@triton.jit(do_not_specialize=["d"])
+@entry(do_not_specialize=["d"])
 def large_random_orthogonal_kernel(
     q, seed, d,
     PARTS: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr, D2: tl.constexpr,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import OPTIONS, dense, on, power_of_two, programs
 from lps_kernels.triton.philox import STREAM_PERMUTATION, words
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
@@ -15,7 +15,7 @@ from lps_kernels.triton.sort import MAX_NODES, count_nodes
 _WARPS = {16: 1, 32: 1, 64: 1, 128: 1, 256: 1, 512: 2, 1024: 4, 2048: 8, 4096: 16}
 
 
-@triton.jit
+@entry()
 def random_permutation_kernel(seed, num_nodes, perm, k, n, index_mask, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
 from lps_kernels.triton.rotate_gradients import rotate_gradients
@@ -24,7 +24,7 @@ from lps_kernels.triton.rotations_large import turn, turn_backward
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
+@entry(do_not_specialize=["n", "k", "blocks", "chunks", "centers"])
 def rotate_kernel(
     y, x, q, center, perm, num_nodes, n, k, c, blocks, chunks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,

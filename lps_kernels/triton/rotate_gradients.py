@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
@@ -25,7 +25,7 @@ from lps_kernels.triton.rotations import (
 from lps_kernels.triton.space import Space
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "groups", "centers"])
+@entry(do_not_specialize=["n", "k", "blocks", "groups", "centers"])
 def rotate_backward_kernel(
     grad_x, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, groups, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
@@ -76,7 +76,7 @@ def rotate_backward_kernel(
             store_vectors(at, total, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "centers"])
+@entry(do_not_specialize=["n", "k", "blocks", "centers"])
 def whole_rotate_backward_kernel(
     grad_x, grad_q, grad_center, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.large_gram_schmidt import OPTIONS  # sums of products over threads, as there
 from lps_kernels.triton.launch import programs
 
 ROWS = 16  # samples at a time
 
 
-@triton.jit(do_not_specialize=["k", "blocks", "centers"])
+@entry(do_not_specialize=["k", "blocks", "centers"])
 def finish_kernel(
     grad_q, grad_center, grad_weights, partial, q, center, weights, k, blocks, centers,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, FORWARD: tl.constexpr, WIDTH: tl.constexpr,
@@ -56,7 +56,7 @@ def finish_kernel(
                 else:
                     tl.store(grad_center + row * D + e, to_center, mask=live)
     if grad_center is not None:
-        tl.store(grad_center + b * D + entry, shift, mask=(entry < D) & (centers == 1))
+        tl.store(grad_center + b * D + entry, shift, mask=entry < tl.where(centers == 1, D, 0))
 
 
 def finish(

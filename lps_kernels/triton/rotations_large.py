@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.rotations import nodes_of, ordered
 from lps_kernels.triton.space import Space
@@ -34,7 +35,7 @@ def source_of(order, line, per, n, count):
         return tl.where(found < count, found * per + line % per, 2**62)
 
 
-@triton.jit(do_not_specialize=["n", "k", "d", "per", "blocks", "parts", "centers"])
+@entry(do_not_specialize=["n", "k", "d", "per", "blocks", "parts", "centers"])
 def product_kernel(
     y, x, q, before, after, order, num_nodes, weights, n, k, d, c, per, blocks, parts, centers,
     TRANSPOSE: tl.constexpr, EACH: tl.constexpr, SUM: tl.constexpr, MEAN: tl.constexpr, LANES: tl.constexpr,
@@ -86,7 +87,7 @@ def product_kernel(
     tl.store(at, total.to(y.dtype.element_ty), mask=(line < lines)[:, None] & (a < d)[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "k", "d", "per", "parts"])
+@entry(do_not_specialize=["n", "k", "d", "per", "parts"])
 def outer_kernel(
     s, totals, x, g, before, order, num_nodes, n, k, d, c, per, parts, centers,
     EACH: tl.constexpr, EACH_GRAD: tl.constexpr, FORWARD: tl.constexpr, ADD: tl.constexpr, LANES: tl.constexpr,
@@ -125,7 +126,7 @@ def outer_kernel(
         total += tl.load(s + at, mask=inside, other=0)
     tl.store(s + at, total, mask=inside)
     if totals is not None:
-        tl.store(totals + row * d + a, sums, mask=(a < d) & (part // parts == 0))
+        tl.store(totals + row * d + a, sums, mask=a < tl.where(part // parts == 0, d, 0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ rows, where these are few; the last launch, which needs all of a row, adds them 
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import bits
 from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.lines import columns_of, line_of, load_line
@@ -34,7 +34,7 @@ from lps_kernels.triton.sort import count_nodes
 CHANNELS = 16  # of nodes that the program of a row moves
 
 
-@triton.jit(do_not_specialize=["k", "n_iter"])
+@entry(do_not_specialize=["k", "n_iter"])
 def sample_permute_kernel(
     scores, seed, num_nodes, perm, t, row, col, x, y, k, n, c, line, tau_inverse: tl.float64, n_iter,
     NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, SKEW: tl.constexpr,
@@ -61,7 +61,7 @@ def sample_permute_kernel(
             tl.store(y + (at * n + rank)[:, None] * c + j[None, :], value, mask=(rank < n)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "k", "parts", "n_iter"])
+@entry(do_not_specialize=["rows", "k", "parts", "n_iter"])
 def sample_permute_backward_kernel(
     parts_t, parts_row, parts_col, grad_t, grad_row, grad_col, scores, num_nodes, perm, t, row, col, scratch, grad,
     rows, k, n, parts, tau_inverse: tl.float64, n_iter, NORMALIZE: tl.constexpr, DTYPE: tl.constexpr,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lps_kernels.triton.centroid import centroid
 from lps_kernels.triton.entries import load_rows, store_rows
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
 from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize
@@ -42,7 +43,7 @@ def draw(v, seed, first, rows, dtype: tl.constexpr, D: tl.constexpr, SPECIAL: tl
     return to_entries(columns, D, D, 1), kept
 
 
-@triton.jit(do_not_specialize=["n", "k", "blocks", "chunks"])
+@entry(do_not_specialize=["n", "k", "blocks", "chunks"])
 def sample_rotate_kernel(
     y, q, degenerate, center, v, seed, x, num_nodes, n, k, c, blocks, chunks,
     WHOLE: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr, D: tl.constexpr,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
 from lps_kernels.triton.centroid import add_share, tile_of
 from lps_kernels.triton.entries import load_rows, store_rows, unpack
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import to_columns, to_entries
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
@@ -18,7 +18,7 @@ from lps_kernels.triton.space import Space
 ROWS = 32  # samples at a time in the backward, one a lane
 
 
-@triton.jit(do_not_specialize=["n", "k", "tiles", "blocks"])
+@entry(do_not_specialize=["n", "k", "tiles", "blocks"])
 def sample_rotate_backward_kernel(
     grad_v, grad_x, grad_q, grad_center, partial, v, q, degenerate, num_nodes, n, k, c, tiles, blocks,
     CENTERED: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, SQUARE: tl.constexpr, WIDTH: tl.constexpr,
@@ -65,7 +65,7 @@ def sample_rotate_backward_kernel(
         add_share(grad_x, to_center, tile.to(tl.int64), b, nodes_of(num_nodes, b, n), n, D, c, LANES, D2)
 
 
-@triton.jit(do_not_specialize=["n", "k"])
+@entry(do_not_specialize=["n", "k"])
 def whole_sample_rotate_backward_kernel(
     grad_v, grad_x, grad_q, grad_center, partial, grad_y, x, v, q, center, degenerate, num_nodes, n, k, c,
     CENTERED: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,

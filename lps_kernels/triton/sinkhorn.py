@@ -44,17 +44,20 @@ def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
 @triton.jit
 def half_step_backward(x, y, a, sig, groups, tied, decay, W: tl.constexpr, E: tl.constexpr):
     """With a the gradient of log y, y = 1 / (K x), and q = y a: that of log x is -x K q, and sig -= q D x + x D q."""
-    low, high, _own = merge(x, groups, tied, W, E)
-    lower_x, higher_x = split_sums(low, high, decay, W, E)
     q = ()
     for e in tl.static_range(E):
         q = q + (y[e] * a[e],)
+    low, high, _own = merge(x, groups, tied, W, E)
+    lower_x, higher_x = split_sums(low, high, decay, W, E)
+    slope_x = ()
+    for e in tl.static_range(E):
+        slope_x = slope_x + (lower_x[e] - higher_x[e],)
     low, high, own = merge(q, groups, tied, W, E)
     lower, higher = split_sums(low, high, decay, W, E)
     before, slope = (), ()
     for e in tl.static_range(E):
         before = before + (-x[e] * (lower[e] + (higher[e] + own[e])),)
-        slope = slope + (sig[e] - (q[e] * (lower_x[e] - higher_x[e]) + x[e] * (lower[e] - higher[e])),)
+        slope = slope + (sig[e] - (q[e] * slope_x[e] + x[e] * (lower[e] - higher[e])),)
     return before, slope
 
 

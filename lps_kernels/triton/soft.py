@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from lps_kernels.triton.channels import (
     to_tile,
     total,
 )
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import strict_sums, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
 from lps_kernels.triton.moves import weight_of
@@ -29,7 +29,7 @@ _CHANNELS = 8  # that are read at once where a row takes several warps, and scan
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
 
-@triton.jit(do_not_specialize=["k", "n", "parts"])
+@entry(do_not_specialize=["k", "n", "parts"])
 def soft_gradient_kernel(
     u, v, nodes_u, nodes_v, perm, t, row, col, num_nodes, weights, first_t, first_row, first_col, grad_t, grad_row,
     grad_col, k, n, c, line, nodes_c, parts, tau_inverse: tl.float64, scale: tl.float64, GATHER: tl.constexpr,
@@ -79,7 +79,7 @@ def soft_gradient_kernel(
     w = weight_of(weights, scale, at + tl.zeros((N,), tl.int64), None, DTYPE)
     to = (at * parts + part) * n + i
     unit = tl.full((N,), tau_inverse, tl.float64).to(DTYPE)
-    mine = (i < nodes) & (part == 0)
+    mine = i < tl.where(part == 0, nodes, 0)
     of_t, of_row, of_col = total(sums[2], W, E) * unit * w, total(sums[0], W, E) * w, total(sums[1], W, E) * w
     if first_t is not None:
         of_t += tl.load(first_t + at * n + i, mask=mine, other=0).to(DTYPE)
@@ -92,7 +92,7 @@ def soft_gradient_kernel(
     tl.store(grad_col + to, of_col, mask=i < n)
 
 
-@triton.jit(do_not_specialize=["k", "n"])
+@entry(do_not_specialize=["k", "n"])
 def soft_product_kernel(
     x, perm, t, before, after, num_nodes, weights, y, k, n, c, outer, inner, tau_inverse: tl.float64,
     scale: tl.float64, GATHER: tl.constexpr, EACH: tl.constexpr, FIRST: tl.constexpr, DTYPE: tl.constexpr,

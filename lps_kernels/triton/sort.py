@@ -40,26 +40,33 @@ def sort_descending(z, nodes, seed, row, BLOCK: tl.constexpr):
     """Indices (BLOCK,) int32 that sort the first `nodes` of z by descending score, the rest in place, and the sorted z.
 
     What is not finite comes back as any value. Ties are broken by a random word of each element. Few rows have any, so
-    these are put in order by a second sort, within groups of equal keys, and only where there are some.
+    these are put in order by a pass of their own, within groups of equal keys, and only where there are some. All
+    passes are one loop, because a sort is what takes Triton long to compile.
     """
     i = tl.arange(0, BLOCK)
     key = _descending_key(z, nodes, i)
-    if z.dtype == tl.float64:  # the low half of the keys first, then, stably, the high one
-        order = (tl.sort(((key & 0xFFFFFFFF) << INDEX_BITS) | i) & INDEX_MASK).to(tl.int32)
-        high = tl.gather(key >> 32, order, 0)
-        at = (tl.sort((high << 32) | i) & 0xFFFFFFFF).to(tl.int32)
-        order = tl.gather(order, at, 0)
-        key, ordered = tl.gather(key, order, 0), tl.gather(z, order, 0)
+    DOUBLE: tl.constexpr = z.dtype == tl.float64
+    LAST: tl.constexpr = 1 if DOUBLE else 0  # float64: the low half of the keys first, then, stably, the high one
+    packed = ((key & 0xFFFFFFFF) << INDEX_BITS) | i if DOUBLE else (key.to(tl.int64) << 32) | i
+    order, ordered, step, steps = i, key, 0, LAST + 1
+    while step < steps:
+        packed = tl.sort(packed)
+        order = (packed & INDEX_MASK).to(tl.int32)
+        if step == LAST:
+            ordered = tl.gather(key, order, 0) if DOUBLE else (packed >> 32).to(tl.int32)
+            tied = (ordered == tl.gather(ordered, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
+            if tl.max(tied.to(tl.int32), 0) > 0:
+                group = tl.cumsum(tl.where(tied, 0, 1), 0).to(tl.int64)
+                tie = word(seed, order, row, STREAM_TIES).to(tl.int64)
+                packed = (group << 44) | (tie << INDEX_BITS) | order
+                steps += 1
+        elif DOUBLE:
+            packed = (tl.gather(key >> 32, order, 0) << (2 * INDEX_BITS)) | (i << INDEX_BITS) | order
+        step += 1
+    if DOUBLE:
+        return order, tl.gather(z, order, 0)
     else:
-        packed = tl.sort((key.to(tl.int64) << 32) | i)
-        order, key = (packed & 0xFFFFFFFF).to(tl.int32), (packed >> 32).to(tl.int32)
-        ordered = (~key ^ ((~key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    tied = (key == tl.gather(key, tl.maximum(i - 1, 0), 0)) & (i > 0) & (i < nodes)
-    if tl.max(tied.to(tl.int32), 0) > 0:
-        group = tl.cumsum(tl.where(tied, 0, 1), 0).to(tl.int64)
-        tie = word(seed, order, row, STREAM_TIES).to(tl.int64)
-        order = (tl.sort((group << 44) | (tie << INDEX_BITS) | order) & INDEX_MASK).to(tl.int32)
-    return order, ordered
+        return order, (~ordered ^ ((~ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit

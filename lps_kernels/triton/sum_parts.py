@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.launch import OPTIONS, cdiv, programs
 
 _BLOCK = 256
 
 
-@triton.jit(do_not_specialize=["parts", "count"])
+@entry(do_not_specialize=["parts", "count"])
 def sum_parts_kernel(xs, outs, parts, inner, count: tl.int64, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     first = at // inner * parts * inner + at % inner

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import tile
 from lps_kernels.triton.launch import on, programs
 from lps_kernels.triton.lines import columns_of, line_of, load_line
@@ -13,7 +13,7 @@ from lps_kernels.triton.moves import node, real_nodes
 from lps_kernels.triton.sort import count_nodes
 
 
-@triton.jit(do_not_specialize=["k", "n"])
+@entry(do_not_specialize=["k", "n"])
 def weight_gradient_kernel(
     grad, y, perm, num_nodes, grad_weights, k, n, c, width,
     ORDER: tl.constexpr, DTYPE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
@@ -42,7 +42,7 @@ def weight_gradient_kernel(
     tl.store(grad_weights + at, tl.sum(tl.sum(total, 1), 0))
 
 
-@triton.jit(do_not_specialize=["k", "n"])
+@entry(do_not_specialize=["k", "n"])
 def weight_gradient_lines_kernel(
     grad, y, perm, num_nodes, grad_weights, k, n, c, line,
     DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,
