@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
 // grad_y of a tile of some samples, and its part of the gradients of q, center and weights. a.order is the node
 // (b, k, n) of each rank where they were permuted.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     inverse_rotate_mean_backward_kernel(Turn<T> a, Numbers grad_y, T* partial, Numbers grad_x, Numbers y, bool mean) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
 // grad_x of a tile, and its part of the gradients of q and center: all samples, one after the other. a.order is the
 // rank (b, k, n) of each node where they were permuted.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     rotate_backward_kernel(Turn<T> a, Numbers grad_x, T* partial, Numbers grad_y, Numbers x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);

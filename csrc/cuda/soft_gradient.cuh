@@ -41,8 +41,9 @@ struct SoftGradient {
   T *t, *row, *col;  // (rows, parts, n) each
 };
 
+// One block a multiprocessor is asked for: without a word ptxas keeps to 128 registers and spills.
 template <class T, class Team, int E>
-__global__ void __launch_bounds__(Team::kThreads)
+__global__ void __launch_bounds__(Team::kThreads, 1)
     soft_gradient_kernel(Soft<T> soft, View u, View v, Axis first, Axis second, SoftGradient<T> to, int parts,
                          int slots, int pitch) {
   extern __shared__ __align__(16) char shared[];
