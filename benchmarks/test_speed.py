@@ -15,7 +15,7 @@ PARAMETERS = [
     pytest.param(module, case, id=f"{name}: {case.label}")
     for name, module in run.tables().items()
     for case in module.CASES
-    if case.quick or not QUICK
+    if "cpu" in case.devices and (case.quick or not QUICK)
 ]
 
 
