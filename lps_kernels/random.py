@@ -15,7 +15,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 # The last counter word tells the uses of one seed apart.
-STREAM_PERMUTATION, STREAM_TIES, STREAM_NORMAL = 0, 1, 2
+STREAM_PERMUTATION, STREAM_TIES, STREAM_NORMAL, STREAM_ROTATION = 0, 1, 2, 3
 
 
 def new_seed(generator: torch.Generator | None = None, device: torch.device | str | None = None) -> Tensor:
@@ -73,21 +73,30 @@ def row_words(seed: Tensor, rows: int, n: int, per_element: int, stream: int) ->
     return words.flatten(1).index_select(1, used).reshape(rows, n, per_element)
 
 
-def normals(seed: Tensor, rows: int, n: int, dtype: torch.dtype) -> Tensor:
-    """(rows, n) standard normal numbers, float32 or float64, by Box and Muller's method.
-
-    Words 2i and 2i + 1 of a row give elements 2i and 2i + 1. Uniform numbers keep as many bits as are exact after
-    adding a half, and angles are reduced to an eighth of a turn, so that every backend agrees to rounding.
-    """
-    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
+def uniforms(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in (0, 1), float32 or float64, with as many bits of the words as are exact after adding a half."""
     bits = 23 if dtype == torch.float32 else 32
-    uniform = ((words >> (32 - bits)).to(dtype) + 0.5) * 2.0**-bits
-    radius = (-2 * uniform[..., 0].log()).sqrt()
-    quarters = uniform[..., 1] * 4
+    return ((words >> (32 - bits)).to(dtype) + 0.5) * 2.0**-bits
+
+
+def on_circle(turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of a part of a turn in (0, 1), reduced to an eighth so that every backend agrees to rounding."""
+    quarters = turn * 4
     quadrant = (quarters + 0.5).floor()
     angle = (quarters - quadrant) * (math.pi / 2)
     sine, cosine = angle.sin(), angle.cos()
-    odd, negative_cosine, negative_sine = quadrant % 2 == 1, (quadrant == 1) | (quadrant == 2), quadrant >= 2
-    first = torch.where(odd, sine, cosine) * torch.where(negative_cosine, -1, 1)
-    second = torch.where(odd, cosine, sine) * torch.where(negative_sine & (quadrant < 4), -1, 1)
-    return torch.stack((radius * first, radius * second), -1).reshape(rows, n + n % 2)[:, :n]
+    odd, left, below = quadrant % 2 == 1, (quadrant == 1) | (quadrant == 2), (quadrant == 2) | (quadrant == 3)
+    x, y = torch.where(odd, sine, cosine), torch.where(odd, cosine, sine)
+    return torch.where(left, -x, x), torch.where(below, -y, y)
+
+
+def normals(seed: Tensor, rows: int, n: int, dtype: torch.dtype) -> Tensor:
+    """(rows, n) standard normal numbers, float32 or float64, by Box and Muller's method.
+
+    Words 2i and 2i + 1 of a row give elements 2i and 2i + 1.
+    """
+    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
+    uniform = uniforms(words, dtype)
+    radius = (-2 * uniform[..., 0].log()).sqrt()
+    x, y = on_circle(uniform[..., 1])
+    return torch.stack((radius * x, radius * y), -1).reshape(rows, n + n % 2)[:, :n]

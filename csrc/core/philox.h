@@ -8,7 +8,7 @@
 namespace lps {
 
 // The last counter word tells the uses of one seed apart.
-enum Stream : uint32_t { kPermutation = 0, kTies = 1, kNormal = 2 };
+enum Stream : uint32_t { kPermutation = 0, kTies = 1, kNormal = 2, kRotation = 3 };
 
 struct Words {
   uint32_t w[4];

@@ -1,5 +1,6 @@
-// random_orthogonal: Philox normals and Gram-Schmidt, small matrices in lanes from the first word to the last.
-#include "core/normal.h"
+// random_orthogonal: angles for d <= 3, else normal numbers and Gram-Schmidt; small matrices in lanes from the first word
+// to the last.
+#include "core/haar.h"
 #include "cpu/gram_schmidt_large.h"
 #include "cpu/gram_schmidt_small.h"
 #include "cpu/parallel.h"
@@ -18,16 +19,22 @@ LPS_FN void to_normals(T* a, T* b) {
   store<T>(b, second);
 }
 
+// at[w * kChunk + i]: word w of counter (call, `first` + i, stream).
+template <class T>
+static void draw_words(const PhiloxKeys& keys, int64_t first, int call, uint32_t stream, T* at) {
+  for (int i = 0; i < kChunk; i += kLanes<uint64_t>) {
+    Words64 words[4];
+    philox_lanes(keys, splat<uint64_t>(call), counting(first + i), stream, words);
+    for (int w = 0; w < 4; ++w) store_words(at + w * kChunk + i, words[w]);
+  }
+}
+
 // at[e * kChunk + i]: normal number e of row `first` + i, for e below `entries`, rounded up to four.
 template <class T>
 static void fill_lanes(const PhiloxKeys& keys, int64_t first, int entries, T* at) {
   for (int call = 0; 4 * call < entries; ++call) {
     T* to = at + 4 * call * kChunk;
-    for (int i = 0; i < kChunk; i += kLanes<uint64_t>) {
-      Words64 words[4];
-      philox_lanes(keys, splat<uint64_t>(call), counting(first + i), kNormal, words);
-      for (int w = 0; w < 4; ++w) store_words(to + w * kChunk + i, words[w]);
-    }
+    draw_words(keys, first, call, kNormal, to);
     for (int w = 0; w < 4 && 4 * call + w < entries; w += 2) {
       for (int i = 0; i < kChunk; i += kLanes<T>) to_normals(to + w * kChunk + i, to + (w + 1) * kChunk + i);
     }
@@ -55,15 +62,31 @@ static void fill_row(const PhiloxKeys& keys, int64_t row, int64_t count, T* to) 
   }
 }
 
+template <int D, class T>
+static void angles_in_lanes(const PhiloxKeys& keys, bool special, int64_t first, T* at) {
+  alignas(64) T words[kHaarWords * kChunk];
+  draw_words(keys, first, 0, kRotation, words);
+  for (int lane = 0; lane < kChunk; lane += kLanes<T>) {
+    Vec<T> u[kHaarWords], q[D][D];
+    for (int w = 0; w < kHaarWords; ++w) u[w] = uniform_lanes(words + w * kChunk + lane);
+    haar_by_angles<D>(u, special, q);
+    write_columns<D, D>(at, lane, q);
+  }
+}
+
 template <int D, class T, class N>
 static void small_haar(const PhiloxKeys& keys, bool special, int64_t begin, int64_t end, T* q) {
   constexpr int entries = D * D * Entry<T, N>::kParts;
   alignas(64) T at[(entries + 3) / 4 * 4 * kChunk];
-  alignas(64) Int<T> flags[D * kChunk];
+  [[maybe_unused]] alignas(64) Int<T> flags[D * kChunk];
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, end - first);
-    fill_lanes(keys, first, entries, at);
-    forward_lanes<D, D, T, N>(at, flags, count, special);
+    if constexpr (D <= kAngles && Entry<T, N>::kParts == 1) {
+      angles_in_lanes<D>(keys, special, first, at);
+    } else {
+      fill_lanes(keys, first, entries, at);
+      forward_lanes<D, D, T, N>(at, flags, count, special);
+    }
     from_lanes<entries>(at, count, q + first * entries);
   }
 }

@@ -1,7 +1,7 @@
-// Normal numbers of a seed, and small matrices of them.
+// Matrices of a seed, small ones by a thread each, and normal numbers.
 #pragma once
 
-#include "core/normal.h"
+#include "core/haar.h"
 #include "core/philox.h"
 #include "cuda/gram_schmidt_small.cuh"
 
@@ -25,20 +25,31 @@ __device__ __forceinline__ void normals(uint64_t seed, int call, int64_t row, T*
   }
 }
 
-// Where matrices come from: a seed.
+// Where matrices come from: a seed. Angles give those that are orthonormal as they are; others are normal numbers.
 struct Drawn {
   const int64_t* seed;
+  bool special;
+
+  template <int D, class N>
+  static constexpr bool kOrthonormal = D <= kAngles && sizeof(N) == sizeof(Real<N>);
 
   template <int D, int M, class N>
   __device__ __forceinline__ void read(Real<N>*, int64_t first, int, N (*columns)[D]) const {
     using T = Real<N>;
-    constexpr int calls = (Layout<D, M, N>::kEntries + 3) / 4;
-    T entries[4 * calls];
+    const uint64_t key = static_cast<uint64_t>(*seed), row = static_cast<uint64_t>(first + threadIdx.x);
+    if constexpr (kOrthonormal<D, N>) {
+      const Words words = philox(key, 0, row, kRotation);
+      T u[kHaarWords];
 #pragma unroll
-    for (int call = 0; call < calls; ++call) {
-      normals(static_cast<uint64_t>(*seed), call, first + threadIdx.x, entries + 4 * call);
+      for (int i = 0; i < kHaarWords; ++i) u[i] = uniform<T>(words.w[i]);
+      haar_by_angles<D>(u, special, columns);
+    } else {
+      constexpr int calls = (Layout<D, M, N>::kEntries + 3) / 4;
+      T entries[4 * calls];
+#pragma unroll
+      for (int call = 0; call < calls; ++call) normals(key, call, row, entries + 4 * call);
+      read_columns<D, M>(entries, columns);
     }
-    read_columns<D, M>(entries, columns);
   }
 };
 

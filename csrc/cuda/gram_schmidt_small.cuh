@@ -79,6 +79,9 @@ __device__ __forceinline__ void write_columns(const N (*columns)[D], T* entries)
 struct Given {
   Numbers v;
 
+  template <int D, class N>
+  static constexpr bool kOrthonormal = false;
+
   template <int D, int M, class N>
   __device__ __forceinline__ void read(Real<N>* shared, int64_t first, int count, N (*columns)[D]) const {
     using L = Layout<D, M, N>;
@@ -98,9 +101,9 @@ __global__ void __launch_bounds__(kMatrices)
   const int count = b - first < kMatrices ? static_cast<int>(b - first) : kMatrices;
   N columns[M][D];
   source.template read<D, M, N>(entries, first, count, columns);
-  bool found[M];
+  bool found[M] = {};
   if (threadIdx.x < count) {
-    gram_schmidt<D, M>(columns, special, found);
+    if constexpr (!Source::template kOrthonormal<D, N>) gram_schmidt<D, M>(columns, special, found);
     write_columns<D, M>(columns, entries + threadIdx.x * L::kStride);
 #pragma unroll
     for (int j = 0; j < M; ++j) flags[threadIdx.x * M + j] = found[j];

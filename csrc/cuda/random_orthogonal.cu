@@ -1,4 +1,4 @@
-// random_orthogonal: Philox normals and Gram-Schmidt, from the first word to the last in one kernel.
+// random_orthogonal: angles for d <= 3, else normal numbers and Gram-Schmidt, in one kernel.
 #include "cuda/drawn.cuh"
 #include "cuda/gram_schmidt_large.cuh"
 #include "cuda/rotations.cuh"
@@ -30,7 +30,7 @@ static void launch_haar(const Tensor& seed, int64_t rows, int64_t d, bool specia
     return small_switch(d, d, [&](auto D, auto M) {
       if constexpr (D == M && held_by_thread<N>(D, M)) {
         launch("random_orthogonal_kernel", gram_schmidt_small_kernel<D, D, N, Drawn>, q, blocks(rows, kMatrices),
-               kMatrices, 0, Drawn{in<int64_t>(seed)}, rows, special, out<T>(q), degenerate);
+               kMatrices, 0, Drawn{in<int64_t>(seed), special}, rows, special, out<T>(q), degenerate);
       }
     });
   }

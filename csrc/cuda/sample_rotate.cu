@@ -77,13 +77,13 @@ __global__ void __launch_bounds__(kTileThreads) sample_rotate_kernel(Turn<T> a, 
   __syncthreads();
   if (threadIdx.x < samples) {
     T columns[D][D], *const own = held.matrices + threadIdx.x * D * D;
-    bool found[D];
+    bool found[D] = {};
     if (to.v != nullptr) {
       read_columns<D, D>(own, columns);
     } else {
-      Drawn{to.seed}.read<D, D>(own, first, samples, columns);
+      Drawn{to.seed, to.special}.read<D, D>(own, first, samples, columns);
     }
-    lps::gram_schmidt<D, D>(columns, to.special, found);
+    if (to.v != nullptr || !Drawn::kOrthonormal<D, T>) lps::gram_schmidt<D, D>(columns, to.special, found);
     write_columns<D, D>(columns, own);
 #pragma unroll
     for (int j = 0; j < D; ++j) flags[threadIdx.x * D + j] = to.v != nullptr && found[j];

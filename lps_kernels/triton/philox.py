@@ -7,6 +7,7 @@ import triton.language as tl
 STREAM_PERMUTATION = tl.constexpr(0)
 STREAM_TIES = tl.constexpr(1)
 STREAM_NORMAL = tl.constexpr(2)
+STREAM_ROTATION = tl.constexpr(3)
 
 
 @triton.jit
@@ -48,17 +49,34 @@ def _sine_cosine(angle, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def normals(seed, pair, row, DTYPE: tl.constexpr):
-    """Elements 2 pair and 2 pair + 1 of a row of standard normal numbers, by Box and Muller's method."""
-    first, second = words(seed, pair, row, STREAM_NORMAL)
+def uniform(word, DTYPE: tl.constexpr):
+    """In (0, 1), with as many bits of a word as are exact after adding a half."""
     SHIFT: tl.constexpr = 0 if DTYPE == tl.float64 else 9
     UNIT: tl.constexpr = 2.0**-32 if DTYPE == tl.float64 else 2.0**-23
-    u = ((first >> SHIFT).to(DTYPE) + 0.5) * UNIT
-    quarters = ((second >> SHIFT).to(DTYPE) + 0.5) * (4 * UNIT)
+    return ((word >> SHIFT).to(DTYPE) + 0.5) * UNIT
+
+
+@triton.jit
+def on_circle(turn, DTYPE: tl.constexpr):
+    """Cosine and sine of a part of a turn in (0, 1)."""
+    quarters = turn * 4
     quadrant = tl.floor(quarters + 0.5)
     sine, cosine = _sine_cosine((quarters - quadrant) * 1.5707963267948966, DTYPE)
-    radius = tl.sqrt(-2.0 * tl.log(u)) if DTYPE == tl.float64 else tl.sqrt_rn(-2.0 * tl.log(u))
     odd, left = (quadrant == 1) | (quadrant == 3), (quadrant == 1) | (quadrant == 2)
     below = (quadrant == 2) | (quadrant == 3)
     x, y = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
-    return radius * tl.where(left, -x, x), radius * tl.where(below, -y, y)
+    return tl.where(left, -x, x), tl.where(below, -y, y)
+
+
+@triton.jit
+def root(x):
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@triton.jit
+def normals(seed, pair, row, DTYPE: tl.constexpr):
+    """Elements 2 pair and 2 pair + 1 of a row of standard normal numbers, by Box and Muller's method."""
+    first, second = words(seed, pair, row, STREAM_NORMAL)
+    radius = root(-2.0 * tl.log(uniform(first, DTYPE)))
+    x, y = on_circle(uniform(second, DTYPE), DTYPE)
+    return radius * x, radius * y

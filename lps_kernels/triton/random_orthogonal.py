@@ -1,4 +1,4 @@
-"""random_orthogonal: normal numbers and Gram-Schmidt in registers; nothing but the matrices reaches memory."""
+"""random_orthogonal: angles for d <= 3, else normal numbers and Gram-Schmidt, in registers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED
 from lps_kernels.triton.large_gram_schmidt import offsets, orthonormalize_tile, tile_of
 from lps_kernels.triton.launch import OPTIONS, cdiv, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize
-from lps_kernels.triton.philox import normals
+from lps_kernels.triton.philox import STREAM_ROTATION, normals, on_circle, philox, root, uniform
+
+ANGLES = tl.constexpr(3)  # the largest d of real matrices that angles describe
 
 
 @triton.jit
@@ -23,6 +25,42 @@ def normal_entries(seed, row, DTYPE: tl.constexpr, COUNT: tl.constexpr):
     entries = ()
     for pair in tl.static_range((COUNT + 1) // 2):
         entries = entries + normals(seed, tl.full(row.shape, pair, tl.int32), row, DTYPE)
+    return entries
+
+
+@triton.jit
+def haar_by_angles(seed, row, DTYPE: tl.constexpr, D: tl.constexpr, SPECIAL: tl.constexpr):
+    """Entries of a row's matrix, from four words: two turns, a height, and the sign of the last column."""
+    one, two, three, four = philox(seed, tl.zeros(row.shape, tl.int32), row, STREAM_ROTATION)
+    sign = tl.full(row.shape, 1.0, DTYPE)
+    if not SPECIAL:
+        sign = tl.where(uniform(four, DTYPE) < 0.5, sign, -sign)
+    if D == 1:
+        entries = (sign,)
+    else:
+        x, y = on_circle(uniform(one, DTYPE), DTYPE)
+        if D == 2:
+            entries = (x, -sign * y, y, sign * x)
+        else:
+            a, b = on_circle(uniform(two, DTYPE), DTYPE)
+            u = uniform(three, DTYPE)
+            z, radius = 1 - 2 * u, 2 * root(u * (1 - u))
+            top = (x * z * a - y * b, -x * z * b - y * a, sign * x * radius)
+            middle = (y * z * a + x * b, x * a - y * z * b, sign * y * radius)
+            entries = top + middle + (-radius * a, radius * b, sign * z)
+    return entries
+
+
+@triton.jit
+def haar_entries(seed, row, DTYPE: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr, SPECIAL: tl.constexpr,
+                 DEPENDENCE: tl.constexpr, TINIEST: tl.constexpr):  # fmt: skip
+    """Entries of a row's matrix, complex ones in two PARTS."""
+    if PARTS == 1 and D <= ANGLES:
+        entries = haar_by_angles(seed, row, DTYPE, D, SPECIAL)
+    else:
+        columns = to_columns(normal_entries(seed, row, DTYPE, D * D * PARTS), DTYPE, D, D, PARTS)
+        columns, _ = orthonormalize(columns, D, D, PARTS, SPECIAL, DEPENDENCE, TINIEST)
+        entries = to_entries(columns, D, D, PARTS)
     return entries
 
 
@@ -35,11 +73,10 @@ def random_orthogonal_kernel(
     COUNT: tl.constexpr = D * D * PARTS
     dtype: tl.constexpr = q.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * LANES
-    entries = normal_entries(tl.load(seed), first + tl.arange(0, LANES), dtype, COUNT)
-    columns = to_columns(entries, dtype, D, D, PARTS)
-    columns, _ = orthonormalize(columns, D, D, PARTS, SPECIAL, DEPENDENCE, TINIEST)
+    row = first + tl.arange(0, LANES)
+    entries = haar_entries(tl.load(seed), row, dtype, D, PARTS, SPECIAL, DEPENDENCE, TINIEST)
     rows = tl.minimum(b - first, LANES).to(tl.int32)
-    store_rows(q + first * COUNT, to_entries(columns, D, D, PARTS), rows, 1, COUNT, PADDED, LANES)
+    store_rows(q + first * COUNT, entries, rows, 1, COUNT, PADDED, LANES)
 
 
 @entry(do_not_specialize=["d"])

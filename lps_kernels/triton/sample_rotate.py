@@ -18,7 +18,7 @@ from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
 from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize
-from lps_kernels.triton.random_orthogonal import normal_entries
+from lps_kernels.triton.random_orthogonal import haar_entries
 from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import apply_matrix, lanes_of, load_vectors, nodes_of, shifted, store_vectors
 from lps_kernels.triton.sample_rotate_gradients import sample_rotate_gradients
@@ -31,16 +31,15 @@ WHOLE = 1024  # points and channels of a graph that a program holds, four a thre
 @triton.jit
 def draw(v, seed, first, rows, dtype: tl.constexpr, D: tl.constexpr, SPECIAL: tl.constexpr, DEPENDENCE: tl.constexpr,
          TINIEST: tl.constexpr, SQUARE: tl.constexpr, SAMPLES: tl.constexpr):  # fmt: skip
-    """Entries of matrices `first` and on, one a lane, and flags of their columns; of normal numbers without v."""
+    """Entries of matrices `first` and on, one a lane, and flags of their columns; Haar-distributed without v."""
     if v is None:
-        entries = normal_entries(tl.load(seed), first + tl.arange(0, SAMPLES), dtype, D * D)
+        entries = haar_entries(tl.load(seed), first + tl.arange(0, SAMPLES), dtype, D, 1, SPECIAL, DEPENDENCE, TINIEST)
+        flags = (tl.zeros((SAMPLES,), tl.int1),) * D
     else:
         entries = load_rows(v + first * (D * D), rows, 1, D * D, SQUARE, SAMPLES)
-    columns, flags = orthonormalize(to_columns(entries, dtype, D, D, 1), D, D, 1, SPECIAL, DEPENDENCE, TINIEST)
-    kept = ()
-    for j in tl.static_range(D):
-        kept = kept + (tl.zeros_like(flags[j]) if v is None else flags[j],)
-    return to_entries(columns, D, D, 1), kept
+        columns, flags = orthonormalize(to_columns(entries, dtype, D, D, 1), D, D, 1, SPECIAL, DEPENDENCE, TINIEST)
+        entries = to_entries(columns, D, D, 1)
+    return entries, flags
 
 
 @entry(do_not_specialize=["n", "k", "blocks", "chunks"])
