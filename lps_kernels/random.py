@@ -59,18 +59,16 @@ def philox(seed: Tensor, counter: tuple[Tensor, Tensor | int, Tensor | int, int]
     return c0, c1, c2, c3
 
 
-def row_words(seed: Tensor, rows: int, n: int, per_element: int, stream: int) -> Tensor:
-    """(rows, n, per_element) random words: element i of a row reads its words from counter (i * per_element / 4, row).
+def row_words(seed: Tensor, rows: int, n: int, stream: int) -> Tensor:
+    """(rows, n) random words: element i of a row is word i % 4 of counter (i / 4, row).
 
     A row's words depend on its number alone, not on the padded length n.
     """
-    calls = -(-n * per_element // 4)
-    index = torch.arange(calls, device=seed.device)
+    index = torch.arange(-(-n // 4), device=seed.device)
     row = torch.arange(rows, device=seed.device)[:, None]
     words = torch.stack(philox(seed, (index, row & _MASK, row >> 32, stream)), dim=-1)
-    # An index and not a slice: torch.compile would compile anew where n * per_element is a multiple of four.
-    used = torch.arange(n * per_element, device=seed.device)
-    return words.flatten(1).index_select(1, used).reshape(rows, n, per_element)
+    # An index and not a slice: torch.compile would compile anew where n is a multiple of four.
+    return words.flatten(1).index_select(1, torch.arange(n, device=seed.device))
 
 
 def uniforms(words: Tensor, dtype: torch.dtype) -> Tensor:
@@ -95,7 +93,7 @@ def normals(seed: Tensor, rows: int, n: int, dtype: torch.dtype) -> Tensor:
 
     Words 2i and 2i + 1 of a row give elements 2i and 2i + 1.
     """
-    words = row_words(seed, rows, n + n % 2, 1, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
+    words = row_words(seed, rows, n + n % 2, STREAM_NORMAL).reshape(rows, (n + 1) // 2, 2)
     uniform = uniforms(words, dtype)
     radius = (-2 * uniform[..., 0].log()).sqrt()
     x, y = on_circle(uniform[..., 1])

@@ -1,5 +1,5 @@
-// random_orthogonal: angles for d <= 3, else normal numbers and Gram-Schmidt; small matrices in lanes from the first word
-// to the last.
+// random_orthogonal: angles for d <= 3, else normal numbers and Gram-Schmidt; small matrices in lanes from the first
+// word to the last.
 #include "core/haar.h"
 #include "cpu/gram_schmidt_large.h"
 #include "cpu/gram_schmidt_small.h"

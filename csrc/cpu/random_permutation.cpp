@@ -5,17 +5,18 @@
 
 namespace lps::cpu {
 
-// A key has 63 random bits, two keys a Philox call, and its low bits are replaced by the element's index; padding comes
-// last. Rows are sorted by the upper 31 bits; the few keys that agree in those are put in order by all.
+// A key has 63 random bits, and its low bits are replaced by the element's index; padding comes last. Rows are sorted
+// by the upper 31 bits, four keys a Philox call; the few keys that agree in those are put in order by all.
 struct Keys {
   PhiloxKeys philox;
   uint64_t seed;
   int64_t n, mask;
 
   int64_t at(int64_t row, int64_t i) const {
-    const Words words = lps::philox(seed, static_cast<uint32_t>(i / 2), row, kPermutation);
-    const uint32_t high = words.w[i % 2 * 2], low = words.w[i % 2 * 2 + 1];
-    const int64_t key = static_cast<int64_t>(high & INT32_MAX) << 32 | low;
+    const auto word = [&](uint32_t stream) {
+      return lps::philox(seed, static_cast<uint32_t>(i / 4), row, stream).w[i % 4];
+    };
+    const int64_t key = static_cast<int64_t>(word(kPermutation) & INT32_MAX) << 32 | word(kTies);
     return (key & ~mask) | i;
   }
 
@@ -28,18 +29,20 @@ struct Keys {
 inline void long_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
   constexpr int64_t half = kLanes<uint64_t>;
   const int64_t n = keys.n;
-  std::vector<int64_t> at(2 * (n + 2 * half));
+  std::vector<int64_t> at(2 * (n + 4 * half));
   for (int64_t row = begin; row < end; ++row) {
     const int64_t valid = count_nodes(nodes, row / k, n);
-    for (int64_t call = 0; 2 * call < valid; call += half) {
+    for (int64_t call = 0; 4 * call < valid; call += half) {
       Words64 words[4];
       philox_lanes(keys.philox, counting(call), splat<uint64_t>(row), kPermutation, words);
       for (int64_t lane = 0; lane < half; ++lane) {
-        at[2 * (call + lane)] = static_cast<int64_t>(words[0][lane] & INT32_MAX) << 32 | (2 * (call + lane));
-        at[2 * (call + lane) + 1] = static_cast<int64_t>(words[2][lane] & INT32_MAX) << 32 | (2 * (call + lane) + 1);
+        for (int64_t w = 0; w < 4; ++w) {
+          const int64_t i = 4 * (call + lane) + w;
+          at[i] = static_cast<int64_t>(words[w][lane] & INT32_MAX) << 32 | i;
+        }
       }
     }
-    sort_radix(at.data(), at.data() + n + 2 * half, valid, 32);
+    sort_radix(at.data(), at.data() + n + 4 * half, valid, 32);
     int64_t* to = perm + row * n;
     for (int64_t i = 0; i < n; ++i) to[i] = i < valid ? at[i] & UINT32_MAX : i;
     for (int64_t i = 1, first = 0; i <= valid; ++i) {
@@ -55,17 +58,16 @@ inline void short_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, 
   constexpr int64_t lanes = kLanes<int32_t>, half = kLanes<uint64_t>;
   const int64_t n = keys.n, padded = (n + lanes - 1) / lanes * lanes;
   const int32_t mask = static_cast<int32_t>(keys.mask), random = INT32_MAX & ~mask;
-  std::vector<Vec<int32_t>> at(padded);
+  std::vector<Vec<int32_t>> at(padded);  // whole calls fit: the number of lanes is a multiple of four
   std::vector<int32_t> order(lanes * padded);
   for (int64_t row = begin; row < end; row += lanes) {
     const int64_t count = std::min(lanes, end - row);
-    for (int64_t call = 0; 2 * call < n; ++call) {
-      int32_t* to = reinterpret_cast<int32_t*>(&at[2 * call]);
+    for (int64_t call = 0; 4 * call < n; ++call) {
+      int32_t* to = reinterpret_cast<int32_t*>(&at[4 * call]);
       for (int64_t part = 0; part < lanes; part += half) {
         Words64 words[4];
         philox_lanes(keys.philox, splat<uint64_t>(call), counting(row + part), kPermutation, words);
-        store_words(to + part, words[0]);
-        if (2 * call + 1 < n) store_words(to + lanes + part, words[2]);
+        for (int64_t w = 0; w < 4; ++w) store_words(to + w * lanes + part, words[w]);
       }
     }
     for (int64_t i = 0; i < n; ++i) at[i] = (at[i] & random) | static_cast<int32_t>(i);

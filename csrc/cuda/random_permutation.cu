@@ -4,8 +4,7 @@
 
 namespace lps::cuda {
 
-// A key has 63 random bits, two keys a Philox call, and its low bits are replaced by the element's index; padding comes
-// last.
+// A key has 63 random bits, and its low bits are replaced by the element's index; padding comes last.
 template <class Team, int E>
 __global__ void __launch_bounds__(Team::kThreads)
     random_permutation_kernel(const int64_t* seed, const int64_t* num_nodes, int64_t* perm, int64_t rows, int64_t k,
@@ -18,15 +17,15 @@ __global__ void __launch_bounds__(Team::kThreads)
   const uint64_t key = static_cast<uint64_t>(*seed);
   int64_t keys[E];
 #pragma unroll
-  for (int e = 0; e < E; e += 2) {
-    // The sort does not mind where a key starts; a lane makes both keys of a call.
-    const int i = 2 * (e / 2 * team.size() + team.lane);
-    const Words words = philox(key, static_cast<uint32_t>(i / 2), static_cast<uint64_t>(row), kPermutation);
+  for (int e = 0; e < E; e += 4) {
+    // The sort does not mind where a key starts; a lane makes all four keys of a call.
+    const int i = e * team.size() + 4 * team.lane;
+    const Words high = philox(key, static_cast<uint32_t>(i / 4), static_cast<uint64_t>(row), kPermutation);
+    const Words low = philox(key, static_cast<uint32_t>(i / 4), static_cast<uint64_t>(row), kTies);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t drawn =
-          static_cast<int64_t>(words.w[2 * half] & 0x7FFFFFFFu) << 32 | static_cast<int64_t>(words.w[2 * half + 1]);
-      keys[e + half] = i + half < n ? ((i + half < nodes ? drawn : INT64_MAX) & ~mask) | (i + half) : INT64_MAX;
+    for (int w = 0; w < 4; ++w) {
+      const int64_t drawn = static_cast<int64_t>(high.w[w] & 0x7FFFFFFFu) << 32 | static_cast<int64_t>(low.w[w]);
+      keys[e + w] = i + w < n ? ((i + w < nodes ? drawn : INT64_MAX) & ~mask) | (i + w) : INT64_MAX;
     }
   }
   char* buffer = shared + kTeamBytes<Team>;

@@ -16,7 +16,7 @@ def _by_angles(seed: Tensor, rows: int, d: int, special: bool, dtype: torch.dtyp
     A rotation of space is a turn about the last axis, one about the second whose cosine, the height, is uniform, and
     another about the last: Euler's angles, in which the invariant volume is a product.
     """
-    first, second, height, last = uniforms(row_words(seed, rows, 4, 1, STREAM_ROTATION)[..., 0], dtype).unbind(-1)
+    first, second, height, last = uniforms(row_words(seed, rows, 4, STREAM_ROTATION), dtype).unbind(-1)
     sign = torch.ones_like(last) if special else torch.where(last < 0.5, 1.0, -1.0).to(dtype)
     if d == 1:
         return sign.reshape(rows, 1, 1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lps_kernels.op import op
 from lps_kernels.ops.rows import valid_nodes
-from lps_kernels.random import STREAM_PERMUTATION, row_words
+from lps_kernels.random import STREAM_PERMUTATION, STREAM_TIES, row_words
 
 
 @op(outputs=("perm",))
@@ -18,9 +18,9 @@ def random_permutation(seed: Tensor, num_nodes: Tensor | None, b: int, k: int, n
     The low bits of a key are replaced by the element's index, so that no two are equal; at n = 4096 this leaves 51
     random bits, and two of a row's elements share them with a probability below 4e-9.
     """
-    words = row_words(seed, b * k, n, 2, STREAM_PERMUTATION)
+    high, low = (row_words(seed, b * k, n, stream) for stream in (STREAM_PERMUTATION, STREAM_TIES))
     index = torch.arange(n, device=seed.device)
     index_mask = (1 << max(n - 1, 0).bit_length()) - 1
-    keys = ((words[..., 0] & 0x7FFFFFFF) << 32) | words[..., 1]
+    keys = ((high & 0x7FFFFFFF) << 32) | low
     keys = torch.where(valid_nodes(num_nodes, n, seed.device), keys.reshape(b, k, n), 2**63 - 1)
     return ((keys & ~index_mask) | index).sort(dim=-1).values & index_mask

@@ -54,7 +54,7 @@ def _soft_sort(
 def descending_order(scores: Tensor, seed: Tensor, valid: Tensor) -> Tensor:
     """Indices that sort by descending score, NaN behind -inf, ties by random keys, and leave padding in place."""
     b, k, n = scores.shape
-    ties = row_words(seed, b * k, n, 1, STREAM_TIES).reshape(b, k, n)
+    ties = row_words(seed, b * k, n, STREAM_TIES).reshape(b, k, n)
     last = torch.where(valid, scores.isnan().long(), 2).expand(b, k, n)
     order = torch.where(valid, ties, 2**32).argsort(dim=-1, stable=True)
     value = torch.where(valid & ~scores.isnan(), scores, 0).gather(-1, order)
