@@ -61,7 +61,7 @@ static void backward_inputs(const Space& s, const Shape& p, const Compute<S>* gr
                             const Gradients<S>& out, Compute<S>* turned) {
   using T = Compute<S>;
   Action<D, T> act(s);
-  std::vector<T> buffer, gathered(s.size()), result(s.size()), total(s.d), matrix(s.d * s.d);
+  std::vector<T> buffer, gathered(s.size()), result(s.size()), total(s.d), matrix(matrix_size<T>(s.d));
   for (int64_t row = begin * s.k; row < end * s.k; ++row) {
     const int64_t b = row / s.k, count = s.count(b), size = count * s.node();
     const T w = !mean ? T(1) : weights ? weights[row] : T(1) / static_cast<T>(s.k);

@@ -87,7 +87,7 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
                                   int64_t end, const Gradients<S>& to) {
   using T = Compute<S>;
   Action<D, T> act(s);
-  std::vector<T> grad_buffer, input_buffer, result(s.size()), matrix(s.d * s.d), total(s.d);
+  std::vector<T> grad_buffer, input_buffer, result(s.size()), matrix(matrix_size<T>(s.d)), total(s.d);
   const T* g = nullptr;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / s.k, count = s.count(b), size = count * s.node();

@@ -47,7 +47,7 @@ static void backward_inputs(const Space& s, const Shape& p, const S* grad, const
                             int64_t begin, int64_t end, const Gradients<S>& out, Compute<S>* turned) {
   using T = Compute<S>;
   Action<D, T> act(s);
-  std::vector<T> buffer, work(s.size()), sum(s.size()), total(s.d), matrix(s.d * s.d);
+  std::vector<T> buffer, work(s.size()), sum(s.size()), total(s.d), matrix(matrix_size<T>(s.d));
   for (int64_t b = begin; b < end; ++b) {
     const int64_t count = s.count(b);
     std::fill(sum.begin(), sum.end(), T(0));

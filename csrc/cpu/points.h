@@ -1,9 +1,10 @@
 // d x d matrices that act on the space axis of many nodes, and the sums of outer products that are their gradients.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
-#include "cpu/simd.h"
+#include "cpu/combine.h"
 
 namespace lps::cpu {
 
@@ -55,6 +56,12 @@ void with_dimension(int64_t d, const Body& body) {
   }
 }
 
+// Numbers to keep a d x d matrix in, whose rows may be read and written by whole vectors.
+template <class T>
+LPS_FN int64_t matrix_size(int64_t d) {
+  return d * d + kLanes<T>;
+}
+
 // m[e * d + a], the factor of x_e in y_a, of q^T x (transpose) or q x.
 template <class T>
 LPS_FN void read_matrix(const T* q, int64_t d, bool transpose, T by, T* m) {
@@ -63,14 +70,12 @@ LPS_FN void read_matrix(const T* q, int64_t d, bool transpose, T by, T* m) {
   }
 }
 
-// by q^T x or by q x of points without channels, D numbers each.
+// y_a = sum_e m[e, a] x_e of points without channels, D numbers each.
 template <int D, class T>
 struct Points {
   Quad<T> column[D];
 
-  LPS_FN Points(const T* q, bool transpose, T by) {
-    T m[D * D];
-    read_matrix(q, D, transpose, by, m);
+  explicit LPS_FN Points(const T* m) {
 #pragma GCC unroll 4
     for (int e = 0; e < D; ++e) column[e] = load_quad<T, D>(m + e * D);
   }
@@ -94,30 +99,40 @@ struct Points {
   }
 };
 
-// y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each.
-template <bool kAdd, class T>
-void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t d, int64_t c) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T* from = x + i * d * c;
-    T* to = y + i * d * c;
+// y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each; D is d or 0, m has matrix_size.
+template <int D, bool kAdd, class T>
+void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int64_t c) {
+  const int64_t d = D ? D : dynamic, node = d * c;
+  if constexpr (D > 0) {
     if (c == 1) {
-      if (!kAdd) std::fill_n(to, d, T(0));
-      for (int64_t e = 0; e < d; ++e) {
-        for (int64_t a = 0; a < d; ++a) to[a] += m[e * d + a] * from[e];
-      }
-      continue;
+      const Points<D, T> points(m);
+      if (!kAdd) return points.write(x, y, n);
+      for (int64_t i = 0; i < n; ++i) store_quad<T, D>(y + i * D, load_quad<T, D>(y + i * D) + points(x + i * D));
+      return;
     }
-    for (int64_t a = 0; a < d; ++a) {
-      for (int64_t j = 0; j < c; ++j) {
-        T sum = kAdd ? to[a * c + j] : T(0);
-        for (int64_t e = 0; e < d; ++e) sum += m[e * d + a] * from[e * c + j];
-        to[a * c + j] = sum;
-      }
+  } else if (d == 1) {  // all nodes are one row
+    return combine_rows<kAdd, false>(Factors<T>{m, 1, 1}, 1, 1, x, y, n * c);
+  } else if (c == 1) {  // rows of m with a node's numbers as factors
+    const int64_t whole = whole_rows<T>(n, d);
+    combine_rows<kAdd, true>(Factors<T>{x, d, 1}, whole, d, m, y, d);
+    combine_rows<kAdd, false>(Factors<T>{x + whole * d, d, 1}, n - whole, d, m, y + whole * d, d);
+    return;
+  }
+  const int64_t whole = whole_rows<T>(n * d, c) / std::max<int64_t>(d, 1);
+  const Factors<T> factors{m, 1, d};
+  for (int64_t i = 0; i < whole; ++i) {
+    if constexpr (D > 0) {
+      combine<D, kAdd, true>(factors, d, x + i * node, y + i * node, c);
+    } else {
+      combine_rows<kAdd, true>(factors, d, d, x + i * node, y + i * node, c);
     }
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    combine_rows<kAdd, false>(factors, d, d, x + i * node, y + i * node, c);
   }
 }
 
-// g[e, a] += sum over nodes and channels of x[i, e, :] y[i, a, :].
+// g[e, a] += sum over nodes and channels of x[i, e, :] y[i, a, :]; g has matrix_size.
 template <int D, class T>
 void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t c) {
   const int64_t d = D ? D : dynamic;
@@ -134,20 +149,30 @@ void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t
       return;
     }
   }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t e = 0; e < d; ++e) {
-      const T* from = x + (i * d + e) * c;
-      for (int64_t a = 0; a < d; ++a) {
-        const T* to = y + (i * d + a) * c;
-        Vec<T> lanes = {};
-        int64_t j = 0;
-        for (; j + kLanes<T> <= c; j += kLanes<T>) lanes += load(from + j) * load(to + j);
-        T sum = g[e * d + a];
-        for (int l = 0; l < kLanes<T> && c >= kLanes<T>; ++l) sum += lanes[l];
-        for (; j < c; ++j) sum += from[j] * to[j];
-        g[e * d + a] = sum;
-      }
+  if (d > 1 && c == 1) {  // rows of y with the numbers of x as factors
+    const int64_t whole = whole_rows<T>(n, d);
+    combine_rows<true, true>(Factors<T>{x, 1, d}, d, whole, y, g, d);
+    combine_rows<true, false>(Factors<T>{x + whole * d, 1, d}, d, n - whole, y + whole * d, g, d);
+    return;
+  }
+  if (d == 1) c *= n, n = 1;  // all nodes are one row
+  const int64_t whole = whole_rows<T>(n * d, c) / std::max<int64_t>(d, 1);
+  const auto block = [&](auto P, auto Q, int64_t e, int64_t a) {
+    add_products<P, Q>(x + e * c, y + a * c, n, whole, d * c, c, g + e * d + a, d);
+  };
+  const std::integral_constant<int, 1> one;
+  const std::integral_constant<int, 2> two;
+  const std::integral_constant<int, 4> four;
+  if constexpr (D == 2 || D == 3) {
+    block(std::integral_constant<int, D>(), std::integral_constant<int, D>(), 0, 0);
+  } else {
+    int64_t e = 0;
+    for (; e + 2 <= d; e += 2) {
+      int64_t a = 0;
+      for (; a + 4 <= d; a += 4) block(two, four, e, a);
+      for (; a < d; ++a) block(two, one, e, a);
     }
+    for (int64_t a = 0; e < d && a < d; ++a) block(one, one, e, a);
   }
 }
 

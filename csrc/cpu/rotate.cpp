@@ -52,7 +52,7 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
   using T = Compute<S>;
   Action<D, T> act(s);
   Sum<D, T> sum(act, grad_x ? s.n : 0);
-  std::vector<T> input_buffer, grad_buffer, total(s.d), matrix(s.d * s.d);
+  std::vector<T> input_buffer, grad_buffer, total(s.d), matrix(matrix_size<T>(s.d));
   for (int64_t b = begin; b < end; ++b) {
     const int64_t count = s.count(b), size = count * s.node();
     sum.start();

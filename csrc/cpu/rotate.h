@@ -15,7 +15,7 @@ struct Action {
   const Space& s;
   std::vector<T> matrix, half;
 
-  explicit Action(const Space& s) : s(s), matrix(s.d * s.d), half(s.order == 2 ? s.size() : 0) {}
+  explicit Action(const Space& s) : s(s), matrix(matrix_size<T>(s.d)), half(s.order == 2 ? s.size() : 0) {}
 
   // Whether there are few enough numbers a node to hold them in a Quad.
   bool quads() const {
@@ -25,26 +25,21 @@ struct Action {
   // y (+)= by q x, or q^T x, and both sides of a tensor; n nodes.
   template <bool kAdd>
   void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
-    if constexpr (D > 0 && !kAdd) {
-      if (quads()) return Points<D, T>(q, transpose, by).write(x, y, n);
-    }
     read_matrix(q, s.d, transpose, by, matrix.data());
-    if (s.order == 1) return apply_matrix<kAdd>(matrix.data(), x, y, n, s.d, s.c);
-    apply_matrix<false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
+    if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
+    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
     if (by != T(1)) read_matrix(q, s.d, transpose, T(1), matrix.data());
-    apply_matrix<kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
+    apply_matrix<D, kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
   }
 
   // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
   void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
     if (s.order == 1) return add_outer<D>(x, grad, g, n, s.d, s.c);
     read_matrix(q, s.d, transpose, T(1), matrix.data());
-    for (int64_t i = 0; i < n; ++i) {  // the second axis, with the first still as it was
-      apply_matrix<false>(matrix.data(), x + i * s.node(), half.data(), s.d, s.d, s.c);
-      add_outer<D>(half.data(), grad + i * s.node(), g, 1, s.d, s.d * s.c);
-      apply_matrix<false>(matrix.data(), x + i * s.node(), half.data(), 1, s.d, s.d * s.c);
-      add_outer<D>(half.data(), grad + i * s.node(), g, s.d, s.d, s.c);
-    }
+    apply_matrix<D, false>(matrix.data(), x, half.data(), n * s.d, s.d, s.c);  // the first axis still as it was
+    add_outer<D>(half.data(), grad, g, n, s.d, s.d * s.c);
+    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
+    add_outer<D>(half.data(), grad, g, n * s.d, s.d, s.c);
   }
 };
 
@@ -64,7 +59,10 @@ struct Sum {
 
   void add(const T* q, T by, const T* x, int64_t n) {
     if constexpr (D > 0) {
-      if (act.quads()) return Points<D, T>(q, false, by).add(x, points.data(), n);
+      if (act.quads()) {
+        read_matrix(q, D, false, by, act.matrix.data());
+        return Points<D, T>(act.matrix.data()).add(x, points.data(), n);
+      }
     }
     act.template apply<true>(q, false, by, x, values.data(), n);
   }
