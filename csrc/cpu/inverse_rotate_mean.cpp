@@ -15,8 +15,9 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
   const int64_t count = std::clamp<int64_t>(s.count(b) - low, 0, high - low), size = count * s.node();
   sum.start();
   std::vector<T> shift(center ? s.d : 0, T(0));
+  const T share = T(1) / static_cast<T>(s.k);
   for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
-    const T w = weights ? weights[row] : T(1) / static_cast<T>(s.k);
+    const T w = weights ? weights[row] : share;
     const T* input = centered<T>(s, y + row * s.size() + low * s.node(), static_cast<const T*>(nullptr), count, buffer);
     sum.add(q + row * s.d * s.d, w, input, count);
     for (int64_t a = 0; center && a < s.d; ++a) shift[a] += w * center[s.center(row) * s.d + a];

@@ -41,6 +41,16 @@ LPS_FN void store_wide(T* p, Quad<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
+// Numbers i of (a, b), four of each.
+template <int... i, class Q>
+LPS_FN Q pick(Q a, Q b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, i...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){i...});
+#endif
+}
+
 // Calls body(D), d as a constant, or 0 where it is none of the usual ones.
 template <class Body>
 void with_dimension(int64_t d, const Body& body) {
@@ -78,6 +88,24 @@ struct Points {
   explicit LPS_FN Points(const T* m) {
 #pragma GCC unroll 4
     for (int e = 0; e < D; ++e) column[e] = load_quad<T, D>(m + e * D);
+  }
+
+  // by q^T x or by q x. Fourth numbers of D = 3 are anything, as those of points are.
+  LPS_FN Points(const T* q, bool transpose, T by) {
+    if constexpr (D == 3) {  // the nine numbers of q by three loads, the last from the number before its row
+      const Quad<T> a = load_wide(q), b = load_wide(q + 3), c = pick<1, 2, 3, 0>(load_wide(q + 5), a);
+      if (transpose) {
+        column[0] = by * a, column[1] = by * b, column[2] = by * c;
+      } else {
+        const Quad<T> low = pick<0, 4, 1, 5>(a, b), high = pick<2, 6, 3, 7>(a, b);
+        column[0] = by * pick<0, 1, 4, 4>(low, c), column[1] = by * pick<2, 3, 5, 5>(low, c);
+        column[2] = by * pick<0, 1, 6, 6>(high, c);
+      }
+    } else {
+      T m[D * D];  // an array of its own, which stays in registers
+      read_matrix(q, D, transpose, by, m);
+      *this = Points(m);
+    }
   }
 
   LPS_FN Quad<T> operator()(const T* x) const {

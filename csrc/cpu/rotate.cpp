@@ -11,20 +11,22 @@ static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const C
   using T = Compute<S>;
   Action<D, T> act(s);
   std::vector<T> buffer, result(std::is_same_v<S, T> ? 0 : s.size());
-  const T* input = nullptr;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / s.k, count = s.count(b);
-    if (row == begin || row % s.k == 0 || s.centers > 1) {
-      input = centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, buffer);
+  for (int64_t row = begin, b = begin / s.k; row < end; ++b) {
+    const int64_t count = s.count(b), real = count * s.node(), last = std::min((b + 1) * s.k, end);
+    const T* input = nullptr;
+    for (; row < last; ++row) {
+      if (!input || s.centers > 1) {
+        input = centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, buffer);
+      }
+      S* to = y + row * s.size();
+      if constexpr (std::is_same_v<S, T>) {
+        act.template apply<false>(q + row * s.d * s.d, true, T(1), input, to, count);
+      } else {
+        act.template apply<false>(q + row * s.d * s.d, true, T(1), input, result.data(), count);
+        for (int64_t i = 0; i < real; ++i) to[i] = static_cast<S>(result[i]);
+      }
+      if (real < s.size()) std::fill(to + real, to + s.size(), S(0));
     }
-    S* to = y + row * s.size();
-    if constexpr (std::is_same_v<S, T>) {
-      act.template apply<false>(q + row * s.d * s.d, true, T(1), input, to, count);
-    } else {
-      act.template apply<false>(q + row * s.d * s.d, true, T(1), input, result.data(), count);
-      for (int64_t i = 0; i < count * s.node(); ++i) to[i] = static_cast<S>(result[i]);
-    }
-    std::fill(to + count * s.node(), to + s.size(), S(0));
   }
 }
 

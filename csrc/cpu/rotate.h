@@ -25,6 +25,9 @@ struct Action {
   // y (+)= by q x, or q^T x, and both sides of a tensor; n nodes.
   template <bool kAdd>
   void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
+    if constexpr (D > 0 && !kAdd) {
+      if (quads()) return Points<D, T>(q, transpose, by).write(x, y, n);
+    }
     read_matrix(q, s.d, transpose, by, matrix.data());
     if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
     apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
@@ -59,10 +62,7 @@ struct Sum {
 
   void add(const T* q, T by, const T* x, int64_t n) {
     if constexpr (D > 0) {
-      if (act.quads()) {
-        read_matrix(q, D, false, by, act.matrix.data());
-        return Points<D, T>(act.matrix.data()).add(x, points.data(), n);
-      }
+      if (act.quads()) return Points<D, T>(q, false, by).add(x, points.data(), n);
     }
     act.template apply<true>(q, false, by, x, values.data(), n);
   }
