@@ -28,14 +28,14 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
   for (int e = team.lane; e < g.entries(); e += team.size()) basis.entry(e) = q[first + e];
   for (int e = team.lane; e < g.entries(); e += team.size()) g.entry(e) = grad[first + e];
   bool any = false;
-  for (int j = team.lane; j < m; j += team.size()) any |= flags[j] = degenerate[team.row * m + j];
+  team.each(m, [&](int j) { any |= flags[j] = degenerate[team.row * m + j]; });
   const bool coupled = team.any_in_warp(any);
   team.sync();
   for (int j = m - 1; j >= 0; --j) {
     N *const vj = columns.column(j), *const gj = g.column(j);
     const N* const qj = basis.column(j);
     if (flags[j]) {
-      for (int i = team.lane; i < d; i += team.size()) gj[i] = N{};
+      team.each(d, [&](int i) { gj[i] = N{}; });
       continue;
     }
     T factor;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
     basis.dots(j + 1, gj, h);
     team.sync();
     const T inverse = 1 / real_part(r[j]), own_h = real_part(h[j]);
-    for (int i = team.lane; i < d; i += team.size()) {
+    team.each(d, [&](int i) {
       N along{};
       for (int l = 0; l < j; ++l) along = along + h[l] * basis.column(l)[i];
       N p = scale(gj[i] - scale(qj[i], own_h) - along, inverse);
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
         target = target - conjugate(r[l]) * to_r - conjugate(h[l]) * to_h;
       }
       gj[i] = scale(p, factor);
-    }
+    });
     team.sync();
   }
   team.sync();

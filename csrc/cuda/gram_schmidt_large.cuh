@@ -82,29 +82,29 @@ struct Columns {
     team.sync();
     dots(count, u, h);
     team.sync();
-    for (int i = team.lane; i < d; i += team.size()) {
+    team.each(d, [&](int i) {
       N left = u[i];
       for (int l = 0; l < count; ++l) left = left - h[l] * column(l)[i];
       u[i] = left;
-    }
+    });
   }
 
   __device__ T square_length(const N* u) const {
     T sum = 0;
-    for (int i = team.lane; i < d; i += team.size()) sum = sum + square(u[i]);
+    team.each(d, [&](int i) { sum = sum + square(u[i]); });
     return team.reduce(sum, Sum());
   }
 
   // Divides u by its largest magnitude; false if that is too small to divide by.
   __device__ bool normalize(N* u, T* factor) const {
     T largest = 0;
-    for (int i = team.lane; i < d; i += team.size()) {
+    team.each(d, [&](int i) {
       const T size = magnitude(u[i]);
       largest = size > largest ? size : largest;
-    }
+    });
     largest = team.reduce(largest, Largest());
     *factor = largest >= kTiniest<T> ? 1 / largest : T(1);
-    for (int i = team.lane; i < d; i += team.size()) u[i] = scale(u[i], *factor);
+    team.each(d, [&](int i) { u[i] = scale(u[i], *factor); });
     return largest >= kTiniest<T>;
   }
 
@@ -112,13 +112,13 @@ struct Columns {
   __device__ void complete(N* u, int j, N* h) const {
     const T enough = T(kCompletion) * T(d - j) / T(d);
     int chosen = d;
-    for (int i = team.lane; i < d; i += team.size()) {
+    team.each(d, [&](int i) {
       T left = 1;
       for (int l = 0; l < j; ++l) left = left - square(column(l)[i]);
       if (left > enough && i < chosen) chosen = i;
-    }
+    });
     chosen = team.reduce(chosen, Smallest());
-    for (int i = team.lane; i < d; i += team.size()) u[i] = Make<N>::real(i == chosen ? T(1) : T(0));
+    team.each(d, [&](int i) { u[i] = Make<N>::real(i == chosen ? T(1) : T(0)); });
     project(u, j, h);
     project(u, j, h);
   }
@@ -126,9 +126,8 @@ struct Columns {
   // The matrix becomes q; flags[j] says that column j is completed.
   __device__ void orthonormalize(bool finite, N* h, bool* flags) const {
     team.sync();
-    for (int e = team.lane; !finite && e < entries(); e += team.size()) {
-      entry(e) = e % kParts == 0 && e / kParts / m == e / kParts % m ? T(1) : T(0);
-    }
+    team.each(finite ? 0 : entries(),
+              [&](int e) { entry(e) = e % kParts == 0 && e / kParts / m == e / kParts % m ? T(1) : T(0); });
     team.sync();
     for (int j = 0; j < m; ++j) {
       N* const u = column(j);
@@ -146,7 +145,7 @@ struct Columns {
         left = square_length(u);
       }
       const T by = 1 / sqrt(left);
-      for (int i = team.lane; i < d; i += team.size()) u[i] = scale(u[i], by);
+      team.each(d, [&](int i) { u[i] = scale(u[i], by); });
       if (team.lane == 0) flags[j] = !(good && finite);
     }
     team.sync();
@@ -156,28 +155,28 @@ struct Columns {
   // that were not; the matrix is overwritten.
   __device__ bool is_reflection(N* free) const {
     bool negative = false;
-    for (int i = team.lane; i < d; i += team.size()) free[i] = N(1);
+    team.each(d, [&](int i) { free[i] = N(1); });
     for (int step = 0; step < d; ++step) {
       const N* const u = column(step);
       T largest = 0;
-      for (int i = team.lane; i < d; i += team.size()) {
+      team.each(d, [&](int i) {
         if (free[i] != N(0)) largest = magnitude(u[i]) > largest ? magnitude(u[i]) : largest;
-      }
+      });
       largest = team.reduce(largest, Largest());
       int pivot = d - 1, before = 0;
-      for (int i = team.lane; i < d; i += team.size()) {
+      team.each(d, [&](int i) {
         if (free[i] != N(0) && magnitude(u[i]) == largest && i < pivot) pivot = i;
-      }
+      });
       pivot = team.reduce(pivot, Smallest());
-      for (int i = team.lane; i < d; i += team.size()) before += free[i] != N(0) && i < pivot;
+      team.each(d, [&](int i) { before += free[i] != N(0) && i < pivot; });
       const N value = u[pivot];
       negative ^= (value < N(0)) ^ (team.reduce(before, Add()) % 2 == 1);
-      for (int i = team.lane; i < d; i += team.size()) {
+      team.each(d, [&](int i) {
         if (i == pivot) free[i] = N(0);
-        if (free[i] == N(0)) continue;
+        if (free[i] == N(0)) return;
         const N by = u[i] / value;
         for (int c = step + 1; c < d; ++c) column(c)[i] -= by * column(c)[pivot];
-      }
+      });
       team.sync();
     }
     return negative;
@@ -225,18 +224,16 @@ __global__ void __launch_bounds__(Team::kBlock ? kMostThreads : 128)
   if constexpr (sizeof(N) == sizeof(Real<N>)) {
     if (special) {
       const Columns<Team, N> copy{team, work.matrix(own, 1), work.d, work.m, work.length};
-      for (int i = team.lane; i < work.m * work.length; i += team.size()) copy.a[i] = v.a[i];
+      team.each(work.m * work.length, [&](int i) { copy.a[i] = v.a[i]; });
       team.sync();
       if (copy.is_reflection(work.vector(own, 0))) {
-        for (int i = team.lane; i < work.d; i += team.size()) v.a[i] = -v.a[i];
+        team.each(work.d, [&](int i) { v.a[i] = -v.a[i]; });
       }
       team.sync();
     }
   }
-  for (int e = team.lane; e < v.entries(); e += team.size()) q[team.row * v.entries() + e] = v.entry(e);
-  for (int j = team.lane; degenerate != nullptr && j < work.m; j += team.size()) {
-    degenerate[team.row * work.m + j] = flags[j];
-  }
+  team.each(v.entries(), [&](int e) { q[team.row * v.entries() + e] = v.entry(e); });
+  if (degenerate != nullptr) team.each(work.m, [&](int j) { degenerate[team.row * work.m + j] = flags[j]; });
 }
 
 // kernel over b matrices by the team that suits them; with_team(type of team, threads, shared memory, scratch).

@@ -36,6 +36,12 @@ struct WarpTeam {
   __device__ static bool any_in_warp(bool flag) {
     return __any_sync(kAll, flag);
   }
+  // body(i) for i < n, each by one lane. Not unrolled: most n are no more than the lanes.
+  template <class Body>
+  __device__ void each(int n, const Body& body) const {
+#pragma unroll 1
+    for (int i = lane; i < n; i += size()) body(i);
+  }
   // The same in all lanes: a butterfly adds and compares in one order.
   template <class V, class F>
   __device__ static V reduce(V x, const F& f) {
@@ -64,6 +70,11 @@ struct BlockTeam {
   }
   __device__ static bool any_in_warp(bool flag) {
     return __syncthreads_or(flag);
+  }
+  template <class Body>
+  __device__ void each(int n, const Body& body) const {
+#pragma unroll 1
+    for (int i = lane; i < n; i += size()) body(i);
   }
   template <class V, class F>
   __device__ V reduce(V x, const F& f) const {
