@@ -1,4 +1,5 @@
 // inverse_rotate_mean: a tile of every sample is read once, turned back and added up in registers.
+#include "cuda/packed_rotations.cuh"
 #include "cuda/rotation.cuh"
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
@@ -130,6 +131,17 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
   const OptionalTensor nodes = s.k > 0 ? num_nodes : OptionalTensor();
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
+    if (is_packed(s)) {
+      const Turn<T> a =
+          cut<T, 1>(s, q, center, inverse, nodes, mean ? weights : OptionalTensor(), !mean, Gathers::kSamples);
+      if (!mean) {
+        packed_to_samples<T>(s, a, y, numbers(x), numbers(y), true, true, T(1), Numbers(), MatrixSums<T>());
+      } else {
+        const T share = weights ? T(1) : T(1) / static_cast<T>(s.k);
+        packed_to_inputs<T>(s, a, y, numbers(x), numbers(y), share, Numbers(), MatrixSums<T>());
+      }
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a),
@@ -168,6 +180,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   if (!mean) weights = std::nullopt;
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
+    if (is_packed(s)) {
+      const Turn<T> a = cut<T, 1>(s, q, std::nullopt, perm, num_nodes, weights, true, Gathers::kInput);
+      const T share = mean && !weights ? T(1) / static_cast<T>(s.k) : T(1);
+      const bool more = need_center || need_weights;
+      Tensor partial;
+      const MatrixSums<T> to = matrix_sums<T>(s, !more, sums, share, grad_q, partial);
+      packed_to_samples<T>(s, a, y, wanted(grad_y), numbers(grad), !mean, false, share, numbers(y), to);
+      if (more) {
+        finish_gradients<T>(s, partial, 1, s.d * s.d + s.d, q, center, weights, false, mean, grad_q, grad_center,
+                            grad_weights);
+      }
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true,
                                            mean ? Gathers::kInput : Gathers::kSamples);

@@ -1,4 +1,5 @@
 // rotate: a tile of an input's nodes is read once and turned for several samples.
+#include "cuda/packed_rotations.cuh"
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
 #include "cuda/rotations.cuh"
@@ -90,6 +91,10 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
   if (y.numel() == 0) return y;
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
+    if (is_packed(s)) {
+      const Turn<T> a = cut<T, 1>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
+      return packed_to_samples<T>(s, a, x, numbers(y), numbers(x), false, false, T(1), Numbers(), MatrixSums<T>());
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
       launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
@@ -123,6 +128,18 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   const bool sums = need_q || need_center;
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
+    if (is_packed(s)) {
+      const OptionalTensor shift = sums ? center : OptionalTensor();
+      const Turn<T> a = cut<T, 1>(s, q, shift, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
+      Tensor partial;
+      const MatrixSums<T> to = matrix_sums<T>(s, !need_center, sums, T(1), grad_q, partial);
+      packed_to_inputs<T>(s, a, x, wanted(grad_x), numbers(grad), T(1), numbers(x), to);
+      if (need_center) {
+        finish_gradients<T>(s, partial, 1, s.d * s.d + s.d, q, std::nullopt, std::nullopt, true, false, grad_q,
+                            grad_center, empty(q, {0}));
+      }
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a =
           cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
