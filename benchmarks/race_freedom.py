@@ -66,6 +66,11 @@ def turn(n: int, k: int, c: int, tiles: int) -> tuple[Value, ...]:
     return memory(0), *nothing, *(u64(0, s, 48 + 8 * i) for i, s in enumerate(sizes)), (0, 112, "u8", 0)
 
 
+def soft_gradient(parameter: int) -> tuple[Value, ...]:
+    """struct SoftGradient (cuda/soft_gradient.cuh): gradients of t, row and col, to which nothing is added."""
+    return *(memory(parameter, 8 * i) for i in range(3)), *(u64(parameter, 0, 8 * i) for i in range(3, 6))
+
+
 LAUNCHES = (
     *(
         Launch(
@@ -111,7 +116,12 @@ LAUNCHES = (
     ),
     Launch(r"inverse_kernel<true>", 3, 256, (u32(2, 100), u64(3, 600), u32(4, 2)), 800),
     Launch(r"add_kernel<(float|double)>", 4, 256, (u64(3, 1000),)),
-    Launch(r"sum_parts_kernel<(float|double)>", 4, 256, (u32(2, 3), u32(3, 50), u64(4, 1000))),
+    Launch(
+        r"sum_parts_kernel<(float|double)>",
+        4,
+        256,
+        (*soft_gradient(0), *soft_gradient(1), u32(2, 3), u32(3, 50), u64(4, 1000)),
+    ),
 )
 
 

@@ -25,20 +25,20 @@ MOST = {
     "random_orthogonal": (1, 0),
     "random_permutation": (1, 0),
     "rotate": (1, 2),
-    "sample_permute": (3, 13),
-    "sample_rotate": (1, 5),
+    "sample_permute": (3, 6),
+    "sample_rotate": (1, 4),
     "soft_sort": (1, 1),
 }
 # The same of soft permutations themselves, whose edges are scanned along one axis after the other, and of matrices on
 # space that no thread holds, whose tensors are turned on one axis after the other.
 RARE = {
-    "inverse_permute_mean": (4, 11),
-    "inverse_permute_rotate_mean": (3, 11),
+    "inverse_permute_mean": (4, 8),
+    "inverse_permute_rotate_mean": (3, 9),
     "inverse_rotate_mean": (2, 7),
-    "permute": (2, 10),
-    "permute_rotate": (2, 14),
+    "permute": (2, 7),
+    "permute_rotate": (2, 12),
     "rotate": (2, 7),
-    "sample_permute": (4, 21),
+    "sample_permute": (4, 11),
 }
 
 COUNT = """

@@ -202,8 +202,11 @@ __global__ void __launch_bounds__(kEdgeThreads)
     }
     if (pass != strips) {
       __syncthreads();  // the strip before this one has been read
-      load_lines(soft, u, row, nodes, first, count, space, space.tile_u);
-      load_lines(soft, v, row, nodes, first, count, space, space.tile_v);
+#pragma unroll 1
+      for (int side = 0; side < 2; ++side) {  // one copy of what is inlined
+        T* const tile = side == 0 ? space.tile_u : space.tile_v;
+        load_lines(soft, side_of(side, u, v), row, nodes, first, count, space, tile);
+      }
       __syncthreads();
     }
     if (up) {
@@ -232,7 +235,7 @@ __global__ void __launch_bounds__(kEdgeThreads)
       const T* at = space.tile_u + kFound * other * stride + padded<E>(i);
       of_row += at[0], of_col += at[stride], sig += at[2 * stride];
     }
-    to.row[start + i] = of_row * w, to.col[start + i] = of_col * w, to.t[start + i] = sig * soft.inverse_tau.first * w;
+    to.write(start + i, sig * soft.inverse_tau.first * w, of_row * w, of_col * w);
   }
 }
 
@@ -250,7 +253,7 @@ static bool with_edge_lanes(double, int64_t n, const Body& body) {
 }
 
 bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau,
-                   const OptionalTensor& weights, double scale, const SoftParts& to) {
+                   const OptionalTensor& weights, double scale, const SoftMore& more, const SoftParts& to) {
   return compute_switch(soft.t.scalar_type(), "edge_gradient", [&](auto zero) {
     using T = decltype(zero);
     return with_edge_lanes(zero, s.n, [&](auto type, auto elements) {
@@ -267,8 +270,7 @@ bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const V
       }
       if (lines < 2 || (lines < s.n && s.rows() < kEdgeRows)) return false;
       launch("edge_gradient_kernel", edge_gradient_kernel<T, Team, E>, soft.t, s.rows(), kEdgeThreads, bytes(lines),
-             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v,
-             SoftGradient<T>{out<T>(to.t), out<T>(to.row), out<T>(to.col)}, lines);
+             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v, gradient_to<T>(to, more), lines);
       return true;
     });
   });

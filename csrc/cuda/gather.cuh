@@ -60,9 +60,10 @@ void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor
 void gather_scaled(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& weights, double scale,
                    bool each);
 
-// x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype.
+// x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype. inverse: of perm,
+// made where it is missing.
 void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x, const OptionalTensor& weights,
-                 double scale);
+                 double scale, OptionalTensor inverse = std::nullopt);
 
 // grad_weights[row] = <grad x, P y> of one sample.
 void weight_gradient(const Shape& s, const Tensor& grad, const Tensor& y, const Tensor& grad_weights, bool each);

@@ -63,9 +63,8 @@ static SoftParts soft_backward(const Shape& s, const SoftParts& soft, const Tens
   soft_product(s, soft, false, by_rank(y), tau, 1, half);
   const SoftParts first = soft_gradient(s, soft, of_grad, by_rank(half), tau, 1, share.weights, share.scale);
   soft_product(s, soft, true, of_grad, tau, 0, half);
-  const SoftParts second = soft_gradient(s, soft, by_rank(half), by_rank(y), tau, 2, share.weights, share.scale);
   soft_product(s, soft, true, by_rank(half), tau, 1, grad_y, share.weights, share.scale);
-  return add(first, second);
+  return soft_gradient(s, soft, by_rank(half), by_rank(y), tau, 2, share.weights, share.scale, first);
 }
 
 static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_backward(

@@ -1,7 +1,7 @@
 // The ops that other ops are made of.
 #pragma once
 
-#include "tensor.h"
+#include "cuda/soft.cuh"
 
 namespace lps::cuda {
 
@@ -16,9 +16,15 @@ Tensor soft_sort_backward(OptionalTensor grad_perm, OptionalTensor grad_t, Optio
 Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, OptionalTensor col,
                OptionalTensor num_nodes, double tau, int64_t order, bool hard);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_y, Tensor x, Tensor perm,
-                                                            OptionalTensor t, OptionalTensor row, OptionalTensor col,
-                                                            OptionalTensor num_nodes, double tau, int64_t order,
-                                                            bool hard, int64_t needs);
+// Of y = P^T x: the gradient of x, and those of t, row and col with `more` added. inverse: of perm, made where it is
+// missing and wanted.
+struct PermuteGradients {
+  Tensor x;
+  std::optional<SoftParts> soft;
+};
+PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tensor perm, OptionalTensor t,
+                                   OptionalTensor row, OptionalTensor col, OptionalTensor num_nodes, double tau,
+                                   int64_t order, bool hard, int64_t needs, const SoftMore& more,
+                                   OptionalTensor& inverse);
 
 }  // namespace lps::cuda

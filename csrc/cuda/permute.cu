@@ -28,45 +28,57 @@ Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, Opti
 
 // Of y = P^T x with a soft P: the gradient of x by rank, and those of t, row and col.
 static std::pair<Tensor, SoftParts> soft_backward(const Shape& s, const SoftParts& soft, const Tensor& x,
-                                                  const Tensor& grad, double tau) {
+                                                  const Tensor& grad, double tau, const SoftMore& more) {
   Tensor back = empty(soft.t, sizes_of(s, true));
   if (s.order == 1) {
     soft_product(s, soft, false, by_rank(grad), tau, 0, back);
-    return {back, soft_gradient(s, soft, by_node(x, false), by_rank(grad), tau, 1)};
+    return {back, soft_gradient(s, soft, by_node(x, false), by_rank(grad), tau, 1, std::nullopt, 1, more)};
   }
   const Tensor half = empty(soft.t, sizes_of(s, true));
   soft_product(s, soft, true, by_node(x, false), tau, 1, half);
-  const SoftParts first = soft_gradient(s, soft, by_rank(half), by_rank(grad), tau, 1);
+  const SoftParts first = soft_gradient(s, soft, by_rank(half), by_rank(grad), tau, 1, std::nullopt, 1, more);
   soft_product(s, soft, false, by_rank(grad), tau, 0, half);
-  const SoftParts second = soft_gradient(s, soft, by_node(x, false), by_rank(half), tau, 2);
   soft_product(s, soft, false, by_rank(half), tau, 1, back);
-  return {back, add(first, second)};
+  return {back, soft_gradient(s, soft, by_node(x, false), by_rank(half), tau, 2, std::nullopt, 1, first)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_y, Tensor x, Tensor perm,
-                                                            OptionalTensor t, OptionalTensor row, OptionalTensor col,
-                                                            OptionalTensor num_nodes, double tau, int64_t order,
-                                                            bool hard, int64_t needs) {
+PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tensor perm, OptionalTensor t,
+                                   OptionalTensor row, OptionalTensor col, OptionalTensor num_nodes, double tau,
+                                   int64_t order, bool hard, int64_t needs, const SoftMore& more,
+                                   OptionalTensor& inverse) {
   x = dense(x), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
   const Shape s = shape_of("permute_backward", x, perm, num_nodes, order, false);
   STD_TORCH_CHECK(grad_y, "permute_backward: expected a gradient");
   const Tensor grad = dense(*grad_y);
   shape_of("permute_backward", grad, perm, num_nodes, order, true);
   check_soft("permute_backward", x, perm, t, row, col, hard);
-  Tensor grad_x = needs & 1 ? empty(x) : empty(x, {0});
-  std::optional<SoftParts> parts;
+  PermuteGradients found{needs & 1 ? empty(x) : empty(x, {0}), std::nullopt};
   Tensor back = grad;
   if (!hard) {
-    const auto [by_rank_grad, found] = soft_backward(s, {*t, *row, *col}, x, grad, tau);
-    back = by_rank_grad, parts = found;
+    std::tie(back, found.soft) = soft_backward(s, {*t, *row, *col}, x, grad, tau, more);
   } else if (t && (needs & 14)) {
-    parts = soft_gradient(s, {*t, *row, *col}, by_node(x, false), by_rank(grad), tau, order == 2 ? 3 : 1);
+    found.soft = soft_gradient(s, {*t, *row, *col}, by_node(x, false), by_rank(grad), tau, order == 2 ? 3 : 1,
+                               std::nullopt, 1, more);
   }
-  if (needs & 1) sum_samples(s, perm, back, grad_x, std::nullopt, 1);
+  if (needs & 1) {
+    if (!inverse && x.numel() > 0) inverse = inverse_of(s, perm);
+    sum_samples(s, perm, back, found.x, std::nullopt, 1, inverse);
+  }
+  return found;
+}
+
+static std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_y, Tensor x, Tensor perm,
+                                                                   OptionalTensor t, OptionalTensor row,
+                                                                   OptionalTensor col, OptionalTensor num_nodes,
+                                                                   double tau, int64_t order, bool hard,
+                                                                   int64_t needs) {
+  OptionalTensor inverse;
+  const PermuteGradients found =
+      permute_gradients(grad_y, x, perm, t, row, col, num_nodes, tau, order, hard, needs, {}, inverse);
   const auto of = [&](const Tensor SoftParts::* part, int64_t bit) {
-    return parts && (needs & bit) ? (*parts).*part : empty(x, {0});
+    return found.soft && (needs & bit) ? (*found.soft).*part : empty(x, {0});
   };
-  return {grad_x, of(&SoftParts::t, 2), of(&SoftParts::row, 4), of(&SoftParts::col, 8)};
+  return {found.x, of(&SoftParts::t, 2), of(&SoftParts::row, 4), of(&SoftParts::col, 8)};
 }
 
 }  // namespace lps::cuda

@@ -108,14 +108,14 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
 std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const OptionalTensor& grad_y, Tensor x,
                                                           OptionalTensor inverse, Tensor q, OptionalTensor center,
                                                           OptionalTensor num_nodes, int64_t order, bool need_x,
-                                                          bool need_q, bool need_center) {
+                                                          bool need_q, bool need_center, const OptionalTensor& more_q) {
   STD_TORCH_CHECK(grad_y, op, ": expected a gradient");
   const Tensor grad = dense(*grad_y);
   x = dense(x), inverse = dense(inverse), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
   const Space s = space_of(op, x, q, center, num_nodes, order, false);
   space_of(op, grad, q, center, num_nodes, order, true);
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": expected a gradient in the dtype of x");
-  check_same_device(op, x, grad, inverse, q, center, num_nodes);
+  check_same_device(op, x, grad, inverse, q, center, num_nodes, more_q);
   need_center = need_center && center;
   const bool any = grad.numel() > 0;
   const auto made = [&](const Tensor& like, const std::vector<int64_t>& sizes) {
@@ -123,6 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   };
   Tensor grad_x = need_x ? made(x, sizes_of(s, false)) : empty(x, {0});
   Tensor grad_q = need_q ? made(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});
+  if (need_q && !any && more_q) grad_q = *more_q;
   Tensor grad_center = need_center ? made(q, {s.b, s.centers, s.d}) : empty(q, {0});
   if (!any || !(need_x || need_q || need_center)) return {grad_x, grad_q, grad_center};
   const bool sums = need_q || need_center;
@@ -150,9 +151,9 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
              numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
-                            empty(q, {0}));
+                            empty(q, {0}), more_q);
     });
-    if (!done) turn_lines_backward<T>(s, grad, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center);
+    if (!done) turn_lines_backward<T>(s, grad, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center, more_q);
   });
   return {grad_x, grad_q, grad_center};
 }

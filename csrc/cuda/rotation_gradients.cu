@@ -9,7 +9,7 @@ constexpr int kFinishThreads = 256;
 template <class T>
 struct Finish {
   T *grad_q, *grad_center, *grad_weights, *partial;
-  const T *q, *center, *weights;
+  const T *q, *center, *weights, *more_q;
   int64_t k, d, tiles, width, order, centers;
   bool forward, mean;
 };
@@ -29,7 +29,9 @@ __global__ void __launch_bounds__(kFinishThreads) rotation_gradients_kernel(Fini
       T sum = parts[e];
       for (int64_t tile = 1; tile < a.tiles; ++tile) sum += parts[tile * a.width + e];
       parts[e] = sum;
-      if (e < square && a.grad_q != nullptr) a.grad_q[row * square + e] = w * sum;
+      if (e < square && a.grad_q != nullptr) {
+        a.grad_q[row * square + e] = w * sum + (a.more_q != nullptr ? a.more_q[row * square + e] : T(0));
+      }
       if (e < square) {
         along += sum * q[e] / static_cast<T>(a.order);
       } else if (a.center != nullptr) {
@@ -63,7 +65,8 @@ __global__ void __launch_bounds__(kFinishThreads) rotation_gradients_kernel(Fini
 template <class T>
 void finish_gradients(const Space& s, const Tensor& partial, int64_t tiles, int64_t width, const Tensor& q,
                       const OptionalTensor& center, const OptionalTensor& weights, bool forward, bool mean,
-                      const Tensor& grad_q, const Tensor& grad_center, const Tensor& grad_weights) {
+                      const Tensor& grad_q, const Tensor& grad_center, const Tensor& grad_weights,
+                      const OptionalTensor& more_q) {
   const auto wanted = [](const Tensor& x) { return x.numel() > 0 ? out<T>(x) : nullptr; };
   const Finish<T> a{wanted(grad_q),
                     wanted(grad_center),
@@ -72,6 +75,7 @@ void finish_gradients(const Space& s, const Tensor& partial, int64_t tiles, int6
                     in<T>(q),
                     in<T>(center),
                     in<T>(weights),
+                    in<T>(more_q),
                     s.k,
                     s.d,
                     tiles,
@@ -85,9 +89,9 @@ void finish_gradients(const Space& s, const Tensor& partial, int64_t tiles, int6
 
 template void finish_gradients<float>(const Space&, const Tensor&, int64_t, int64_t, const Tensor&,
                                       const OptionalTensor&, const OptionalTensor&, bool, bool, const Tensor&,
-                                      const Tensor&, const Tensor&);
+                                      const Tensor&, const Tensor&, const OptionalTensor&);
 template void finish_gradients<double>(const Space&, const Tensor&, int64_t, int64_t, const Tensor&,
                                        const OptionalTensor&, const OptionalTensor&, bool, bool, const Tensor&,
-                                       const Tensor&, const Tensor&);
+                                       const Tensor&, const Tensor&, const OptionalTensor&);
 
 }  // namespace lps::cuda

@@ -252,7 +252,8 @@ void turn_lines(const Space& s, const Tensor& y, const Tensor& x, const Tensor& 
 template <class T>
 void turn_lines_backward(const Space& s, const Tensor& grad_y, const Tensor& x, const Tensor& q,
                          const OptionalTensor& center, const OptionalTensor& inverse, const OptionalTensor& nodes,
-                         const Tensor& grad_x, const Tensor& grad_q, const Tensor& grad_center) {
+                         const Tensor& grad_x, const Tensor& grad_q, const Tensor& grad_center,
+                         const OptionalTensor& more_q) {
   const Axes<T> axes(s, q, nodes);
   if (grad_x.numel() > 0) {
     axes.product(grad_x, grad_y, false, true, inverse, std::nullopt, {std::nullopt, std::nullopt, true, false});
@@ -260,7 +261,7 @@ void turn_lines_backward(const Space& s, const Tensor& grad_y, const Tensor& x, 
   if (grad_q.numel() == 0 && grad_center.numel() == 0) return;
   const Tensor sums = axes.gradient(x, grad_y, true, false, true, inverse, center);
   finish_gradients<T>(s, sums, 1, s.d * s.d + s.d, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
-                      empty(q, {0}));
+                      empty(q, {0}), more_q);
 }
 
 template <class T>
@@ -290,7 +291,7 @@ void turn_lines_back_backward(const Space& s, const Tensor& grad_x, const Tensor
                               const OptionalTensor&, const OptionalTensor&);                                         \
   template void turn_lines_backward<T>(const Space&, const Tensor&, const Tensor&, const Tensor&,                    \
                                        const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,          \
-                                       const Tensor&, const Tensor&, const Tensor&);                                 \
+                                       const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&);          \
   template void turn_lines_back<T>(const Space&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, \
                                    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, bool);       \
   template void turn_lines_back_backward<T>(                                                                         \

@@ -13,7 +13,8 @@ void turn_lines(const Space& s, const Tensor& y, const Tensor& x, const Tensor& 
 template <class T>
 void turn_lines_backward(const Space& s, const Tensor& grad_y, const Tensor& x, const Tensor& q,
                          const OptionalTensor& center, const OptionalTensor& inverse, const OptionalTensor& nodes,
-                         const Tensor& grad_x, const Tensor& grad_q, const Tensor& grad_center);
+                         const Tensor& grad_x, const Tensor& grad_q, const Tensor& grad_center,
+                         const OptionalTensor& more_q);
 template <class T>
 void turn_lines_back(const Space& s, const Tensor& x, const Tensor& y, const Tensor& q, const OptionalTensor& center,
                      const OptionalTensor& inverse, const OptionalTensor& nodes, const OptionalTensor& weights,

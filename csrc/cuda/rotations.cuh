@@ -13,11 +13,13 @@ Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool spec
 // q^T (x - center) of every sample, in the order of perm (b, k, n) where there is one. wide: as it is computed.
 Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, OptionalTensor center,
                      OptionalTensor num_nodes, int64_t order, bool wide);
-// Gradients of x, q and center; inverse (b, k, n) is the rank of each node where they were permuted.
+// Gradients of x, q, to which more_q is added, and center; inverse (b, k, n) is the rank of each node where they were
+// permuted.
 std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const OptionalTensor& grad_y, Tensor x,
                                                           OptionalTensor inverse, Tensor q, OptionalTensor center,
                                                           OptionalTensor num_nodes, int64_t order, bool need_x,
-                                                          bool need_q, bool need_center);
+                                                          bool need_q, bool need_center,
+                                                          const OptionalTensor& more_q = std::nullopt);
 
 // q y + center, from the ranks (b, k, n) of the nodes where they were permuted, and the mean.
 Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q, OptionalTensor center,

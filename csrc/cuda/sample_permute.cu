@@ -27,11 +27,6 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sample_permute
   return {perm, t, row, col, x_k, edges_k};
 }
 
-// to += from, in the dtype of the scores; where there is no `to` yet it becomes `from`.
-static void add_to(OptionalTensor& to, const Tensor& from, ScalarType dtype) {
-  to = to ? add(dense(*to), as(from, dtype)) : as(from, dtype);
-}
-
 static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
     OptionalTensor grad_perm, OptionalTensor grad_t, OptionalTensor grad_row, OptionalTensor grad_col,
     OptionalTensor grad_x_k, OptionalTensor grad_edges_k, Tensor scores, Tensor seed, Tensor x, OptionalTensor edges,
@@ -41,6 +36,7 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
   const ScalarType dtype = compute_dtype(x.scalar_type());
   const auto part = [&](const Tensor& p) { return soft ? OptionalTensor(as(p, dtype)) : OptionalTensor(); };
   const OptionalTensor t_x = part(t), row_x = part(row), col_x = part(col);
+  OptionalTensor inverse;
   const auto through = [&](const OptionalTensor& grad, const OptionalTensor& features, int64_t order, bool needed) {
     if (!features || (!needed && !need_scores)) return empty(x, {0});
     if (!grad) {
@@ -48,12 +44,15 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
       return torch::stable::zero_(none);
     }
     const int64_t wanted = (needed ? 1 : 0) | (soft && need_scores ? 14 : 0);
-    const auto [grad_features, by_t, by_row, by_col] =
-        permute_backward(grad, *features, perm, t_x, row_x, col_x, num_nodes, tau, order, hard, wanted);
-    if (soft && need_scores) {
-      add_to(grad_t, by_t, t.scalar_type());
-      add_to(grad_row, by_row, t.scalar_type());
-      add_to(grad_col, by_col, t.scalar_type());
+    const bool in_passing = t.scalar_type() == dtype;
+    const auto [grad_features, found] =
+        permute_gradients(grad, *features, perm, t_x, row_x, col_x, num_nodes, tau, order, hard, wanted,
+                          in_passing ? SoftMore(grad_t, grad_row, grad_col) : SoftMore(), inverse);
+    if (found && need_scores) {
+      const auto add_to = [&](OptionalTensor& to, const Tensor& from) {
+        to = to && !in_passing ? add(dense(*to), as(from, t.scalar_type())) : as(from, t.scalar_type());
+      };
+      add_to(grad_t, found->t), add_to(grad_row, found->row), add_to(grad_col, found->col);
     }
     return grad_features;
   };

@@ -21,24 +21,29 @@ __device__ __forceinline__ void find_centroid(const Numbers& x, int64_t offset, 
   const T total = static_cast<T>(count * c > 0 ? count * c : 1);
   // Threads that read a row in order, each always the same entry of a node, where a node is that small.
   const int together = node > 0 && node <= threads ? static_cast<int>(threads / node * node) : 0;
+  T sum = 0;
   typed<T>(x, [&](const auto* at) {
-    at += offset;
-    T sum = 0;
+#pragma unroll 4
     for (int64_t i = threadIdx.x; threadIdx.x < together && i < count * node; i += together) {
-      sum += static_cast<T>(at[i]);
-    }
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    for (int64_t a = warp; a < d; a += threads / kWarp) {
-      T of_entry = 0;
-      for (int i = lane; i < together; i += kWarp) of_entry += i / c % d == a ? sums[i] : T(0);
-      for (int64_t i = lane; together == 0 && i < count * c; i += kWarp) {
-        of_entry += static_cast<T>(at[(i / c * d + a) * c + i % c]);
-      }
-      of_entry = warp_sum(of_entry);
-      if (lane == 0) to[a] = of_entry / total;
+      sum += static_cast<T>(at[offset + i]);
     }
   });
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+#pragma unroll 1
+  for (int64_t a = warp; a < d; a += threads / kWarp) {
+    T of_entry = 0;
+#pragma unroll 1
+    for (int i = lane; i < together; i += kWarp) {
+      of_entry += i / static_cast<int>(c) % static_cast<int>(d) == a ? sums[i] : T(0);
+    }
+#pragma unroll 1
+    for (int64_t i = lane; together == 0 && i < count * c; i += kWarp) {
+      of_entry += load<T>(x, offset + (i / c * d + a) * c + i % c);
+    }
+    of_entry = warp_sum(of_entry);
+    if (lane == 0) to[a] = of_entry / total;
+  }
 }
 
 template <class T>
@@ -196,14 +201,15 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
   x = dense(x), num_nodes = dense(num_nodes), grad_center = dense(grad_center);
   const int64_t b = x.size(0), n = x.size(1), d = x.size(2), c = x.size(3);
   const bool need_v = v && needs & 1, need_x = needs & 2;
-  OptionalTensor center, to_q, to_center;
+  OptionalTensor center, to_center;
   if (centered) center = saved_center;
   Tensor to_x = empty(x, {0});
   if (grad_x_k) {
-    const auto [by_x, by_q, by_center] = launch_rotate_backward("sample_rotate_backward", grad_x_k, x, std::nullopt, q,
-                                                                center, num_nodes, 1, need_x, need_v, need_x);
+    const auto [by_x, by_q, by_center] =
+        launch_rotate_backward("sample_rotate_backward", grad_x_k, x, std::nullopt, q, center, num_nodes, 1, need_x,
+                               need_v, need_x, dense(grad_q));
     to_x = by_x;
-    if (need_v) to_q = by_q;
+    if (need_v) grad_q = by_q;
     if (need_x && centered) to_center = by_center;
   } else if (need_x) {
     to_x = zeros(x, {b, n, d, c});
@@ -218,9 +224,8 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
     });
   }
   if (!need_v) return {empty(x, {0}), to_x};
-  if (grad_q) to_q = to_q ? add(*to_q, dense(*grad_q)) : dense(*grad_q);
   OptionalTensor flat;
-  if (to_q) flat = reshaped(*to_q, {b * k, d, d});
+  if (grad_q) flat = reshaped(*grad_q, {b * k, d, d});
   const Tensor to_v = gram_schmidt_backward(flat, std::nullopt, reshaped(*v, {b * k, d, d}), special,
                                             reshaped(q, {b * k, d, d}), reshaped(degenerate, {b * k, d}), 1);
   return {reshaped(to_v, {b, k, d, d}), to_x};

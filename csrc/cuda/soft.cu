@@ -74,12 +74,12 @@ Tensor add(const Tensor& a, const Tensor& b) {
 }
 
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
-                        const OptionalTensor& weights, double scale) {
+                        const OptionalTensor& weights, double scale, const SoftMore& more) {
   check_row_length("permute_backward", s.n);
   const int64_t rows = s.rows(), channels = s.inner();
   if (axes == 3 && soft.t.numel() > 0 && channels > 0) {
     const SoftParts found{empty(soft.t), empty(soft.t), empty(soft.t)};
-    if (edge_gradient(s, soft, u, v, tau, weights, scale, found)) return found;
+    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, found)) return found;
   }
   const int64_t parts =
       std::max<int64_t>(1, std::min((kBusyBlocks + rows - 1) / std::max<int64_t>(rows, 1), (channels + 63) / 64));
@@ -100,7 +100,7 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
       launch("soft_gradient_kernel", soft_gradient_kernel<T, Team, E>, like, rows * parts, plan.threads, bytes,
              soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v,
              axes & 1 ? axis_of(s, 0, plan.slots) : none, axes & 2 ? axis_of(s, 1, plan.slots) : none,
-             SoftGradient<T>{out<T>(cut.t), out<T>(cut.row), out<T>(cut.col)}, parts, plan.slots,
+             gradient_to<T>(cut, parts > 1 ? SoftMore() : more), parts, plan.slots,
              Workspace<T, E>::pitch_of(plan.length));
     });
   });
@@ -109,11 +109,8 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
   const int64_t count = rows * s.n;
   compute_switch(like.scalar_type(), "permute_backward", [&](auto zero) {
     using T = decltype(zero);
-    const auto sum = [&](const Tensor& from, const Tensor& to) {
-      launch("sum_parts_kernel", sum_parts_kernel<T>, like, blocks(count, kThreads), kThreads, 0, in<T>(from),
-             out<T>(to), parts, s.n, count);
-    };
-    sum(cut.t, whole.t), sum(cut.row, whole.row), sum(cut.col, whole.col);
+    launch("sum_parts_kernel", sum_parts_kernel<T>, like, blocks(count, kThreads), kThreads, 0, gradient_to<T>(cut, {}),
+           gradient_to<T>(whole, more), parts, s.n, count);
   });
   return whole;
 }

@@ -21,16 +21,24 @@ inline View by_rank(const Tensor& x) {
 struct SoftParts {
   Tensor t, row, col;
 };
+// What is added to gradients of t, row and col, so that each use of them adds its own in passing.
+struct SoftMore {
+  OptionalTensor t, row, col;
+
+  SoftMore() = default;
+  SoftMore(OptionalTensor t, OptionalTensor row, OptionalTensor col) : t(dense(t)), row(dense(row)), col(dense(col)) {}
+  SoftMore(const SoftParts& parts) : t(parts.t), row(parts.row), col(parts.col) {}
+};
 
 // Gradients of t, row and col, (b, k, n) each, from dL/dP = sum over channels of u v^T along each of `axes` (bit 0: the
-// first, bit 1: the second), times a weight or `scale`.
+// first, bit 1: the second), times a weight or `scale`, and `more`.
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
-                        const OptionalTensor& weights = std::nullopt, double scale = 1);
+                        const OptionalTensor& weights = std::nullopt, double scale = 1, const SoftMore& more = {});
 
 // The same for both axes of edges in one reading where they fit, or two: u by node, v by rank. False where rows are too
 // long, or too few to keep a device busy with a block each.
 bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau,
-                   const OptionalTensor& weights, double scale, const SoftParts& to);
+                   const OptionalTensor& weights, double scale, const SoftMore& more, const SoftParts& to);
 
 // y = w after (K (before x)) along an axis, by rank: P^T x for before = row and after = col, P x the other way round.
 void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const View& x, double tau, int axis,
@@ -38,9 +46,5 @@ void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const V
 
 // a + b of one shape and dtype.
 Tensor add(const Tensor& a, const Tensor& b);
-
-inline SoftParts add(const SoftParts& a, const SoftParts& b) {
-  return {add(a.t, b.t), add(a.row, b.row), add(a.col, b.col)};
-}
 
 }  // namespace lps::cuda

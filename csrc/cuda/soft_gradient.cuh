@@ -36,10 +36,29 @@ __device__ __forceinline__ void add_pair(const Team& team, const Links<T, Team, 
   }
 }
 
+// u or v, part by part: an address of either would put both into local memory.
+__device__ __forceinline__ View side_of(int side, const View& u, const View& v) {
+  return {{side == 0 ? u.x.data : v.x.data, side == 0 ? u.x.kind : v.x.kind},
+          side == 0 ? u.gather : v.gather,
+          side == 0 ? u.each : v.each};
+}
+
 template <class T>
 struct SoftGradient {
-  T *t, *row, *col;  // (rows, parts, n) each
+  T *t, *row, *col;                       // (rows, parts, n) each
+  const T *more_t, *more_row, *more_col;  // (rows, n) each, to be added, or null
+
+  __device__ void write(int64_t at, T of_t, T of_row, T of_col) const {
+    t[at] = of_t + (more_t ? more_t[at] : T(0));
+    row[at] = of_row + (more_row ? more_row[at] : T(0));
+    col[at] = of_col + (more_col ? more_col[at] : T(0));
+  }
 };
+
+template <class T>
+SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more) {
+  return {out<T>(to.t), out<T>(to.row), out<T>(to.col), in<T>(more.t), in<T>(more.row), in<T>(more.col)};
+}
 
 // One block a multiprocessor is asked for: without a word ptxas keeps to 128 registers and spills.
 template <class T, class Team, int E>
@@ -70,8 +89,11 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
 #pragma unroll 1
     for (int item = part; item < items; item += parts) {
       __syncthreads();  // the tile before this one has been read
-      load_tile(soft, u, axis, item, row, nodes, length, space, space.tile_u);
-      load_tile(soft, v, axis, item, row, nodes, length, space, space.tile_v);
+#pragma unroll 1
+      for (int side = 0; side < 2; ++side) {  // one copy of what is inlined
+        T* const tile = side == 0 ? space.tile_u : space.tile_v;
+        load_tile(soft, side_of(side, u, v), axis, item, row, nodes, length, space, tile);
+      }
       __syncthreads();
 #pragma unroll 1
       for (int begin = 0; begin < axis.slots(); begin += teams) {
@@ -103,20 +125,22 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
       const T* at = space.tile_u + 3 * other * stride + padded<E>(i);
       of_row += at[0], of_col += at[stride], sig += at[2 * stride];
     }
-    const int64_t at = (row * parts + part) * n + i;
-    to.row[at] = of_row * w, to.col[at] = of_col * w, to.t[at] = sig * soft.inverse_tau.first * w;
+    to.write((row * parts + part) * n + i, sig * soft.inverse_tau.first * w, of_row * w, of_col * w);
   }
 }
 
 // (rows, parts, n) to (rows, n), in the order of the parts.
 template <class T>
-__global__ void sum_parts_kernel(const T* from, T* to, int parts, int n, int64_t count) {
+__global__ void sum_parts_kernel(SoftGradient<T> from, SoftGradient<T> to, int parts, int n, int64_t count) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= count) return;
-  const int64_t row = at / n, i = at - row * n;
-  T sum = 0;
-  for (int part = 0; part < parts; ++part) sum += from[(row * parts + part) * n + i];
-  to[at] = sum;
+  const int64_t row = at / n, first = row * parts * n + at - row * n;
+  T of_t = 0, of_row = 0, of_col = 0;
+  for (int part = 0; part < parts; ++part) {
+    const int64_t i = first + static_cast<int64_t>(part) * n;
+    of_t += from.t[i], of_row += from.row[i], of_col += from.col[i];
+  }
+  to.write(at, of_t, of_row, of_col);
 }
 
 }  // namespace lps::cuda

@@ -116,9 +116,9 @@ void launch_sum(const Shape& s, const Tensor& like, Gather g, Scale<T> scale, co
 
 // x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype.
 void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x, const OptionalTensor& weights,
-                 double scale) {
+                 double scale, OptionalTensor inverse) {
   if (x.numel() == 0) return;
-  const Tensor inverse = inverse_of(s, perm);
+  if (!inverse) inverse = inverse_of(s, perm);
   const auto with = [&](auto from, auto to) {
     using F = decltype(from);
     using To = decltype(to);
