@@ -12,7 +12,7 @@ namespace lps::cuda {
 template <class T, int D, int ORDER>
 __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<T> a, Numbers x, Numbers y, bool mean) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
-  __shared__ typename Nodes::Buffer buffers[kTileWarps];
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[kTileWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
@@ -29,9 +29,13 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample, here = (sample - part.first) % kSamples;
       if (here == 0) held.read(a, part.b, sample, part.last, part.lane);
-      typename Nodes::Flags live;
-      if (whole != nullptr) Nodes::hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
-      tile.load(y, row * size, whole, a.order, row * a.n, count, v, live);
+      if (!a.order.given()) {
+        tile.load(y, row * size, count, v);
+      } else {
+        bool live[Nodes::kItems];
+        if (whole != nullptr) Nodes::hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(y, row * size, whole, a.order, row * a.n, count, v, live);
+      }
       T m[D * D];
       held.template matrix<true>(here, m);
       const T w = mean && a.weights != nullptr ? a.weights[row] : T(1);
@@ -63,7 +67,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     inverse_rotate_mean_backward_kernel(Turn<T> a, Numbers grad_y, T* partial, Numbers grad_x, Numbers y, bool mean) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);
-  __shared__ typename Nodes::Buffer buffers[kTileWarps];
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[kTileWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
@@ -73,13 +77,16 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
+    if (mean && !a.order.given()) tile.load(grad_x, part.b * size, count, g);
     held.read(a, part.b, part.first, part.last, part.lane);
     for (int64_t sample = part.first; sample < part.last; ++sample) {
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
-      typename Nodes::Flags live;
-      if (whole != nullptr && !mean) Nodes::hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
-      if (a.order.given() || !mean || sample == part.first) {
-        tile.load(grad_x, from, whole, a.order, row * a.n, count, g, live);
+      if (a.order.given()) {
+        bool live[Nodes::kItems];
+        if (whole != nullptr && !mean) Nodes::hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(grad_x, from, whole, a.order, row * a.n, count, g, live);
+      } else if (!mean) {
+        tile.load(grad_x, from, count, g);
       }
       T m[D * D];
       if (grad_y.data != nullptr) {
@@ -94,7 +101,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         tile.store(grad_y, row * size, count, a.n, v);
       }
       if (partial == nullptr) continue;
-      tile.load(y, row * size, nullptr, Order(), 0, count, v, live);
+      tile.load(y, row * size, count, v);
       held.template matrix<true>(sample - part.first, m);
       T sums[width] = {};
 #pragma unroll

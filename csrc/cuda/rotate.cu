@@ -11,7 +11,7 @@ namespace lps::cuda {
 template <class T, int D, int ORDER>
 __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers y, Numbers x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
-  __shared__ typename Nodes::Buffer buffers[kTileWarps];
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[kTileWarps];
   const Part<T> part(a);
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     rotate_backward_kernel(Turn<T> a, Numbers grad_x, T* partial, Numbers grad_y, Numbers x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);
-  __shared__ typename Nodes::Buffer buffers[kTileWarps];
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[kTileWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, g, total;
-    typename Nodes::Flags live, any;
-    if (partial != nullptr) tile.load(x, part.b * size, nullptr, Order(), 0, count, v, live);
+    if (partial != nullptr) tile.load(x, part.b * size, count, v);
 #pragma unroll
     for (int t = 0; t < Nodes::kItems; ++t) {
 #pragma unroll
@@ -48,8 +47,13 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     for (int64_t sample = 0; sample < a.k; ++sample) {
       const int64_t row = part.b * a.k + sample, here = sample % kSamples;
       if (here == 0) held.read(a, part.b, sample, a.k, part.lane);
-      if (whole != nullptr) Nodes::hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
-      tile.load(grad_y, row * size, whole, a.order, row * a.n, count, g, any);
+      if (!a.order.given()) {
+        tile.load(grad_y, row * size, count, g);
+      } else {
+        bool live[Nodes::kItems];
+        if (whole != nullptr) Nodes::hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
+        tile.gather(grad_y, row * size, whole, a.order, row * a.n, count, g, live);
+      }
       T m[D * D];
       if (grad_x.data != nullptr) {
         held.template matrix<true>(here, m);
@@ -69,7 +73,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         T u[kCount<D, ORDER>];
 #pragma unroll
         for (int e = 0; e < kCount<D, ORDER>; ++e) u[e] = v[t][e];
-        if (a.center != nullptr && live[t]) shift<D>(u, held.center(a, here), T(-1));
+        if (a.center != nullptr && tile.node[t] < count) shift<D>(u, held.center(a, here), T(-1));
         add_gradient<D, ORDER>(m, u, g[t], sums);
         if constexpr (ORDER == 1) {
 #pragma unroll

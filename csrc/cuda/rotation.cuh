@@ -198,7 +198,6 @@ enum class Gathers { kInput, kSamples };
 template <class T, int COUNT>
 Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const OptionalTensor& order,
             const OptionalTensor& num_nodes, const OptionalTensor& weights, bool split, Gathers gathers) {
-  STD_TORCH_CHECK(s.node() < INT32_MAX, "rotations: expected a node below 2^31 numbers");
   Turn<T> a;
   a.q = in<T>(q), a.center = in<T>(center), a.weights = in<T>(weights);
   a.order = order_of(order), a.num_nodes = in<int64_t>(num_nodes);

@@ -68,7 +68,7 @@ struct Sampled {
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads) sample_rotate_kernel(Turn<T> a, Sampled<T> to, Numbers y, Numbers x) {
   using Nodes = Tile<T, D>;
-  __shared__ typename Nodes::Buffer buffers[kTileWarps];
+  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
   __shared__ Held<T, D> held;
   __shared__ bool flags[kSamples * D];
   __shared__ T sums[kTileThreads];

@@ -23,19 +23,6 @@ struct Order {
   __device__ int64_t at(int64_t i) const {
     return perm != nullptr ? perm[i] : inverse[i];
   }
-  // Each of `nodes` below count becomes what is read in its place, of the row that begins at start.
-  template <int N>
-  __device__ __forceinline__ void replace(int64_t (&nodes)[N], int64_t start, int64_t count) const {
-    if (perm != nullptr) return replace(perm + start, nodes, count);
-    replace(inverse + start, nodes, count);
-  }
-  template <class I, int N>
-  static __device__ __forceinline__ void replace(const I* by, int64_t (&nodes)[N], int64_t count) {
-#pragma unroll
-    for (int t = 0; t < N; ++t) {
-      if (nodes[t] < count) nodes[t] = by[nodes[t]];
-    }
-  }
 };
 
 inline Order order_of(const OptionalTensor& x) {
@@ -51,182 +38,222 @@ __device__ __forceinline__ int within_sector(const Address* p) {
 }
 
 // A tile is kItems times 32 lanes with COUNT numbers each: for vectors 128 bytes an entry, enough that what its ends
-// share with other tiles, and the matrix, are little beside it. Numbers pass through shared memory, so that what
-// depends on how they lie in memory is in loops: unrolled for three dtypes it was nine tenths of each kernel.
+// share with other tiles, and the matrix, are little beside it.
 template <class T, int COUNT>
 struct Tile {
-  static constexpr int kItems = COUNT <= 4 ? 16 / sizeof(T) : 1, kLanes = kItems * kWarp, kSize = kLanes * COUNT;
-  // Negative, whatever is added within a node.
-  static constexpr int64_t kNone = INT64_MIN / 2;
-  // Loads that a lane has under way at once.
-  static constexpr int kAtOnce = 8;
+  static constexpr int kItems = COUNT <= 4 ? 16 / sizeof(T) : 1, kLanes = kItems * kWarp, kSteps = kItems * COUNT;
   // An even count would bring lanes to the same banks: a gap every 128 bytes spreads them.
   static constexpr int kGap = COUNT % 2 == 0 ? 128 / sizeof(T) : 1 << 30;
+  static constexpr int kNumbers = kSteps * kWarp + kSteps * kWarp / kGap;
   using Entries = T[kItems][COUNT];
   using Places = int64_t[kItems];
-  using Flags = bool[kItems];
-  struct Buffer {  // shared, the warp's own
-    T numbers[kSize + kSize / kGap];
-    int64_t from[kLanes];  // where each node, or lane of a long one, begins in the row; kNone where there is none
-  };
 
-  Buffer& buffer;
-  const int c, run, lane;  // run: numbers of a node
-  const int nodes;         // whole ones of the tile; 0 where nodes are long, whose lanes lie side by side instead
-  const int inverse;       // of run, in units of 2^-20: exact for what a tile holds
-  int64_t first;           // node
-  Places node;             // of the row, beyond all where there is none
-  int own[kItems], channel[kItems];
+  T* const buffer;  // (kNumbers,) shared, the warp's own
+  const int64_t c;
+  const int lane;
+  int nodes;      // whole ones of the tile; 0 where lanes read directly
+  int64_t first;  // node
+  Places node;    // of the row, beyond all where there is none
+  Places at;      // where its first entry lies in the row
 
   static int64_t tiles(int64_t n, int64_t c) {
     return c >= kWide ? blocks(n * c, kLanes) : blocks(n, kLanes / c);
   }
 
-  __device__ Tile(Buffer& buffer, int64_t index, int64_t channels)
-      : buffer(buffer),
-        c(static_cast<int>(channels)),
-        run(COUNT * c),
-        lane(threadIdx.x % kWarp),
-        nodes(c >= kWide ? 0 : kLanes / c),
-        inverse((1 << 20) / run + 1) {
-    first = nodes > 0 ? index * nodes : index * kLanes / c;
-    int at = nodes > 0 ? lane : static_cast<int>(index * kLanes - first * c) + lane;
+  __device__ Tile(T* buffer, int64_t index, int64_t c) : buffer(buffer), c(c), lane(threadIdx.x % kWarp) {
+    nodes = c >= kWide ? 0 : kLanes / static_cast<int>(c);
+    first = index * nodes;
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      const int local = nodes > 0 ? node_of(COUNT * at) : at / c;
-      node[t] = nodes == 0 || local < nodes ? first + local : INT64_MAX;
-      own[t] = nodes > 0 ? local : t * kWarp + lane;
-      channel[t] = at - local * c;
-      at += kWarp;
+      const int own = t * kWarp + lane;
+      if (nodes > 0) {
+        const int local = own / static_cast<int>(c);
+        node[t] = local < nodes ? first + local : INT64_MAX;
+        at[t] = (first + local) * COUNT * c + own % static_cast<int>(c);
+      } else {
+        node[t] = (index * kLanes + own) / c;
+        at[t] = node[t] * COUNT * c + (index * kLanes + own) % c;
+      }
     }
   }
 
   static __host__ __device__ int padded(int i) {
     return i + i / kGap;
   }
-  // The node of number i of a tile of whole ones.
-  __device__ int node_of(int i) const {
-    return i * inverse >> 20;
-  }
-  // Where own entries lie in the buffer, and how far apart.
-  __device__ int slot(int t) const {
-    return nodes > 0 ? own[t] * run + channel[t] : own[t];
-  }
-  __device__ int apart() const {
-    return nodes > 0 ? c : kLanes;
+  __device__ int local(int t, int e) const {
+    return padded(static_cast<int>(at[t] - first * COUNT * c) + e * static_cast<int>(c));
   }
 
-  // Finds nodes before `count`: those that an order names, from `start` on, or the tile's; the row begins at offset.
-  __device__ void find(int64_t offset, const Order& order, int64_t start, int64_t count) const {
-    Places found;
+  // Numbers of the tile before node `end` of the row.
+  __device__ int size(int64_t end) const {
+    const int64_t left = end - first;
+    return static_cast<int>(left < 0 ? 0 : left < nodes ? left : nodes) * COUNT * static_cast<int>(c);
+  }
+
+  // Own entries of a lane: from base[t] on, c apart, where use[t].
+  template <class Address>
+  __device__ void read(const Address* from, const Places& base, const bool (&use)[kItems], Entries& v) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      found[t] = nodes == 0 ? node[t] : t * kWarp + lane < nodes ? first + t * kWarp + lane : INT64_MAX;
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) v[t][e] = use[t] ? static_cast<T>(from[base[t] + e * c]) : T(0);
     }
-    if (order.given()) order.replace(found, start, count);
-    __syncwarp();
+  }
+  // The same from a row in shared memory.
+  __device__ void read_held(const T* row, const Places& base, const bool (&use)[kItems], Entries& v) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      const bool real = found[t] >= 0 && found[t] < count;
-      buffer.from[t * kWarp + lane] = real ? offset + found[t] * run + (nodes > 0 ? 0 : channel[t]) : kNone;
-    }
-    __syncwarp();
-  }
-
-  // Calls body(from, slot) for all numbers of the tile, kAtOnce of a lane each time: where they lie in memory and in
-  // the buffer, both negative where there is none. skew: numbers by which the tile begins within a sector; steps begin
-  // where sectors do, or each would touch one more of them.
-  template <class Body>
-  __device__ void each(int skew, const Body& body) const {
-    const int total = nodes > 0 ? nodes * run : kSize;
-#pragma unroll 1
-    for (int begin = nodes > 0 ? lane - skew : lane; begin < total; begin += kAtOnce * kWarp) {
-      int64_t from[kAtOnce];
-      int slots[kAtOnce];
+      const int own = static_cast<int>(base[t]), apart = static_cast<int>(c);
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        const int i = begin + u * kWarp;
-        const bool here = i >= 0 && i < total;
-        const int part = nodes > 0 ? node_of(i) : i % kLanes;
-        from[u] = here ? buffer.from[part] + (nodes > 0 ? i - part * run : i / kLanes * c) : kNone;
-        slots[u] = here ? padded(i) : -1;
-      }
-      body(from, slots);
+      for (int e = 0; e < COUNT; ++e) v[t][e] = use[t] ? row[padded(own + e * apart)] : T(0);
     }
   }
-
-  // How many numbers after the beginning of a sector the tile begins, of the row at offset.
-  __device__ int skew(const Numbers& x, int64_t offset) const {
-    const int size = x.kind == kWhole ? sizeof(T) : 2;
-    return static_cast<int>((reinterpret_cast<uintptr_t>(x.data) / size + offset + first * run) % (32 / size));
-  }
-
   // The block's threads copy `size` numbers of x into shared memory.
   static __device__ void hold_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
     __syncthreads();
     typed<T>(x, [&](const auto* from) {
       from += offset;
-#pragma unroll 4
       for (int64_t i = static_cast<int>(threadIdx.x) - within_sector(from); i < size; i += blockDim.x) {
         if (i >= 0) row[padded(static_cast<int>(i))] = static_cast<T>(from[i]);
       }
     });
     __syncthreads();
   }
+  // Steps through memory begin where sectors do, or each would touch one more of them; so there is one more step.
 
-  // Entries of nodes before `count` of the row that begins at offset, of those that an order names from `start` on
-  // where there is one; zero of others, for which live says false. held: the row of x in shared memory, or null.
-  __device__ void load(const Numbers& x, int64_t offset, const T* held, const Order& order, int64_t start,
-                       int64_t count, Entries& v, Flags& live) const {
-    find(held != nullptr ? 0 : offset, order, start, count);
-    if (held == nullptr) {
-      each(order.given() ? 0 : skew(x, offset), [&](const int64_t (&from)[kAtOnce], const int (&slots)[kAtOnce]) {
-        T read[kAtOnce];
-        typed<T>(x, [&](const auto* at) {
+  // Entries of nodes before `count`, zero of others, of the row that begins at offset.
+  __device__ void load(const Numbers& x, int64_t offset, int64_t count, Entries& v) const {
+    if (nodes == 0) {
+      bool use[kItems];
 #pragma unroll
-          for (int u = 0; u < kAtOnce; ++u) read[u] = from[u] >= 0 ? static_cast<T>(at[from[u]]) : T(0);
-        });
-#pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          if (slots[u] >= 0) buffer.numbers[slots[u]] = read[u];
-        }
-      });
-      __syncwarp();
+      for (int t = 0; t < kItems; ++t) use[t] = node[t] < count;
+      typed<T>(x, [&](const auto* from) { read(from + offset, at, use, v); });
+      return;
     }
-    const T* const numbers = held != nullptr ? held : buffer.numbers;
-    const int step = held != nullptr ? c : apart();
+    T held[kSteps + 1];
+    int skew = 0;
+    const int end = size(count);
+    typed<T>(x, [&](const auto* from) {
+      from += offset + first * COUNT * c;
+      skew = within_sector(from);
+#pragma unroll
+      for (int s = 0; s <= kSteps; ++s) {
+        const int i = s * kWarp + lane - skew;
+        held[s] = i >= 0 && i < end ? static_cast<T>(from[i]) : T(0);
+      }
+    });
+#pragma unroll
+    for (int s = 0; s <= kSteps; ++s) {
+      const int i = s * kWarp + lane - skew;
+      if (i >= 0 && i < kSteps * kWarp) buffer[padded(i)] = held[s];
+    }
+    __syncwarp();
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
-      const int64_t from = buffer.from[own[t]];
-      live[t] = from >= 0;
-      const int at = held != nullptr ? static_cast<int>(from) + (nodes > 0 ? channel[t] : 0) : slot(t);
 #pragma unroll
-      for (int e = 0; e < COUNT; ++e) v[t][e] = live[t] ? numbers[padded(at + e * step)] : T(0);
+      for (int e = 0; e < COUNT; ++e) v[t][e] = node[t] < count ? buffer[local(t, e)] : T(0);
     }
+    __syncwarp();
   }
 
-  // To the row that begins at offset, with zeros from node `count` to node n.
+  // Undoes load, with zeros from node `count` to node n.
   __device__ void store(const Numbers& x, int64_t offset, int64_t count, int64_t n, const Entries& v) const {
-    find(offset, Order(), 0, n);
+    if (nodes == 0) {
+      typed<T>(x, [&](auto* to) {
+        to += offset;
+#pragma unroll
+        for (int t = 0; t < kItems; ++t) {
+#pragma unroll
+          for (int e = 0; e < COUNT; ++e) {
+            const T value = node[t] < count ? v[t][e] : T(0);
+            if (node[t] < n) to[at[t] + e * c] = static_cast<Pointee<decltype(to)>>(value);
+          }
+        }
+      });
+      return;
+    }
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
 #pragma unroll
       for (int e = 0; e < COUNT; ++e) {
-        if (node[t] < n) buffer.numbers[padded(slot(t) + e * apart())] = node[t] < count ? v[t][e] : T(0);
+        if (node[t] < n) buffer[local(t, e)] = node[t] < count ? v[t][e] : T(0);
       }
     }
     __syncwarp();
-    each(skew(x, offset), [&](const int64_t (&to)[kAtOnce], const int (&slots)[kAtOnce]) {
-      T written[kAtOnce];
+    const int end = size(n);
+    typed<T>(x, [&](auto* to) {
+      to += offset + first * COUNT * c;
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) written[u] = to[u] >= 0 ? buffer.numbers[slots[u]] : T(0);
-      typed<T>(x, [&](auto* at) {
-#pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          if (to[u] >= 0) at[to[u]] = static_cast<Pointee<decltype(at)>>(written[u]);
-        }
-      });
+      for (int s = 0; s <= kSteps; ++s) {
+        const int i = s * kWarp + lane - within_sector(to);
+        if (i >= 0 && i < end) to[i] = static_cast<Pointee<decltype(to)>>(buffer[padded(i)]);
+      }
     });
+    __syncwarp();
+  }
+
+  // What lane j % 32 holds for node j of the tile.
+  __device__ int of_node(const int (&held)[kItems], int j) const {
+    int result = -1;
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      if (t * kWarp >= nodes) break;
+      const int other = __shfl_sync(kAll, held[t], j % kWarp);
+      if (j / kWarp == t) result = other;
+    }
+    return result;
+  }
+
+  // Entries of the nodes that an order names, from `start` on, in place of the tile's; zero where that is padding or no
+  // node at all, for which live says false. held: the row of x in shared memory, or null.
+  __device__ void gather(const Numbers& x, int64_t offset, const T* held, const Order& order, int64_t start,
+                         int64_t count, Entries& v, bool (&live)[kItems]) const {
+    if (held == nullptr && nodes > 0) return gather_runs(x, offset, order, start, count, v, live);
+    Places base;
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int64_t found = node[t] < count ? order.at(start + node[t]) : -1;
+      live[t] = found >= 0 && found < count;
+      base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
+    }
+    if (held != nullptr) return read_held(held, base, live, v);
+    typed<T>(x, [&](const auto* from) { read(from + offset, base, live, v); });
+  }
+
+  // The same where a node is short: all of its numbers at once, through the tile's buffer.
+  __device__ void gather_runs(const Numbers& x, int64_t offset, const Order& order, int64_t start, int64_t count,
+                              Entries& v, bool (&live)[kItems]) const {
+    int found[kItems];
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int j = t * kWarp + lane;
+      const int64_t other = j < nodes && first + j < count ? order.at(start + first + j) : -1;
+      found[t] = other >= 0 && other < count ? static_cast<int>(other) : -1;
+    }
+    const int run = COUNT * static_cast<int>(c);
+    T read[kSteps];
+    typed<T>(x, [&](const auto* from) {
+      from += offset;
+      int j = lane / run, within = lane % run;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const int other = of_node(found, j);
+        read[s] = j < nodes && other >= 0 ? static_cast<T>(from[static_cast<int64_t>(other) * run + within]) : T(0);
+        j += kWarp / run, within += kWarp % run;
+        if (within >= run) within -= run, ++j;
+      }
+    });
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) buffer[padded(s * kWarp + lane)] = read[s];
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < kItems; ++t) {
+      const int own = (t * kWarp + lane) / static_cast<int>(c);
+      live[t] = of_node(found, own) >= 0 && own < nodes;
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) v[t][e] = live[t] ? buffer[local(t, e)] : T(0);
+    }
+    __syncwarp();
   }
 };
 
