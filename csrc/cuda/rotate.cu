@@ -136,12 +136,13 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
     if (is_packed(s)) {
       const OptionalTensor shift = sums ? center : OptionalTensor();
       const Turn<T> a = cut<T, 1>(s, q, shift, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
+      const bool more = need_center || more_q;
       Tensor partial;
-      const MatrixSums<T> to = matrix_sums<T>(s, !need_center, sums, T(1), grad_q, partial);
+      const MatrixSums<T> to = matrix_sums<T>(s, !more, sums, T(1), grad_q, partial);
       packed_to_inputs<T>(s, a, x, wanted(grad_x), numbers(grad), T(1), numbers(x), to);
-      if (need_center) {
+      if (sums && more) {
         finish_gradients<T>(s, partial, 1, s.d * s.d + s.d, q, std::nullopt, std::nullopt, true, false, grad_q,
-                            grad_center, empty(q, {0}));
+                            grad_center, empty(q, {0}), more_q);
       }
       return;
     }
