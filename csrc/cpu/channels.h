@@ -2,6 +2,7 @@
 // that are its gradient.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "cpu/lanes.h"
@@ -11,34 +12,40 @@ namespace lps::cpu {
 // The decays of one row of n sorted scores, and which neighbours are tied.
 template <class T>
 struct RowDecays : DecaysOf<T> {
-  std::vector<char> tied;  // whether t_i equals t_{i - 1}; n + 1 of them
+  std::vector<Int<T>> tied;  // whether t_i equals t_{i - 1}; n + 1 or more of them
 
   void build(const T* t, int64_t n, double tau) {
     constexpr int64_t lanes = kLanes<T>;
-    const int64_t padded = (n + 1 + lanes - 1) / lanes * lanes;
+    static_assert(kBlock % lanes == 0);
+    const int64_t padded = (n + lanes) / lanes * lanes;  // beyond n
     for (auto* a : {&this->between, &this->up_reach, &this->down_reach}) a->resize(padded);
-    T *between = this->between.data(), *up = this->up_reach.data(), *down = this->down_reach.data();
+    tied.resize(padded);
+    scores.assign(1, std::numeric_limits<T>::quiet_NaN());  // so that nothing is tied to what is none, nor near it
+    scores.insert(scores.end(), t, t + n);
+    scores.resize(1 + padded, scores[0]);
+    const T* const score = scores.data() + 1;
     const Units<T> units(tau);
-    constexpr T far = T(-kFarApart);
-    for (int64_t first = 0; first < n; first += kBlock) {
-      const int64_t stop = std::min(first + kBlock, n);
-      const T before = first > 0 ? t[first - 1] : T(0), after = stop < n ? t[stop] : T(0);
-      for (int64_t i = first + 1; i < stop; ++i) between[i] = units(t[i] - t[i - 1]);
-      for (int64_t i = first; i < stop; ++i) up[i] = units(t[i] - before), down[i] = units(after - t[i]);
-      between[first] = far;
-      if (first == 0) std::fill_n(up, stop, far);
-      if (stop == n) std::fill(down + first, down + n, far);
+    const auto kernel = [&](Vec<T> low, Vec<T> high) { return exp_nonpositive<T>(units(low - high)); };
+    Vec<Int<T>> ties{};
+    for (int64_t first = 0; first < padded; first += kBlock) {
+      const int64_t stop = std::min(first + kBlock, padded);
+      const Vec<T> before = splat<T>(score[first - 1]), after = splat<T>(stop < n ? score[stop] : scores[0]);
+      for (int64_t i = first; i < stop; i += lanes) {
+        const Vec<T> at = load(score + i), previous = load(score + i - 1);
+        const Vec<Int<T>> same = at == previous;
+        ties |= same;
+        store(tied.data() + i, same);
+        store(this->between.data() + i, kernel(at, previous));
+        store(this->up_reach.data() + i, kernel(at, before));
+        store(this->down_reach.data() + i, kernel(after, at));
+      }
+      this->between[first] = 0;
     }
-    for (T* a : {between, up, down}) {
-      std::fill(a + n, a + padded, far);
-      for (int64_t i = 0; i < padded; i += lanes) store(a + i, exp_nonpositive<T>(load(a + i)));
-    }
-    tied.resize(n + 1);
-    tied[0] = tied[n] = 0;
-    int any = 0;
-    for (int64_t i = 1; i < n; ++i) any |= (tied[i] = t[i] == t[i - 1]);
-    this->any_tied = any;
+    this->any_tied = any<Int<T>>(ties);
   }
+
+ private:
+  std::vector<T> scores;
 };
 
 // out = K w for n rows of kWidth vectors; out may not be w.

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "cpu/lane_sums.h"
+#include "cpu/packed_sums.h"
 #include "cpu/sorted.h"
 #include "cpu/stream_sums.h"
 
@@ -27,7 +28,8 @@ void add_column_sums(const RowDecays<T>& decays, const T* row, const T* col, con
 // Bytes of a node from which whole nodes are read one behind the other rather than some channels of each.
 constexpr int64_t kLongLine = 2048;
 
-// Adds sum over channels of U V^T along `axis` to the gradient of one row: part `part` of `parts` of the channels.
+// Adds sum over channels of U V^T along `axis` to the gradient of one row, or puts it there where it is whole: part
+// `part` of `parts` of the channels.
 template <class T, class FU, class FV>
 void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
                    int64_t axis, int64_t part, int64_t parts, int64_t count, const SoftGradient<T>& to) {
@@ -35,6 +37,11 @@ void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const
   const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
   const int64_t low = bound(part), high = bound(part + 1);
   if (count == 0 || low == high || u.c == 0) return;
+  if (!u.edges && u.c <= kLanes<T>) {
+    return with_packing<T>(u.c, [&](auto width) {
+      workspace<PackedSums<T, decltype(width)::value>>().find(decays, row, col, u, v, count, to);
+    });
+  }
   const bool long_lines = u.edges ? axis == 0 : u.c * sizeof(T) >= kLongLine;
   if (long_lines) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
   auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
@@ -141,11 +148,19 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
     return lane_gradient<F>(s, soft, transpose ? input : grad, !transpose && each_grad, transpose ? grad : input,
                             weights, scale, out);
   }
+  // What a row's sums become: t comes in units of tau.
+  const T inverse = inverse_of<T>(soft.tau);
+  const auto finish = [&](int64_t row) {
+    const T w = weights ? weights[row] : scale;
+    T* __restrict t = out.t + row * n;
+    T *__restrict by_row = out.row + row * n, *__restrict by_col = out.col + row * n;
+    for (int64_t i = 0; i < n; ++i) t[i] *= w * inverse, by_row[i] *= w, by_col[i] *= w;
+  };
   // Few rows are cut into parts, as many whatever the threads: sums do not depend on them.
   const int64_t parts =
       hard ? std::clamp<int64_t>(std::min(channels / 128, 8 / std::max<int64_t>(s.rows(), 1)), 1, 8) : 1;
   std::vector<T>& partial = workspace<PartialSums<T>>().values;
-  if (partial.size() < static_cast<size_t>(s.rows() * parts * 3 * n)) partial.resize(s.rows() * parts * 3 * n);
+  if (parts > 1) partial.resize(std::max<size_t>(partial.size(), s.rows() * parts * 3 * n));
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
     RowDecays<T>& decays = workspace<RowDecays<T>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
@@ -153,8 +168,9 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       const int64_t row = item / parts, count = s.count(row);
       const T *rows = soft.row + row * n, *cols = soft.col + row * n;
       T* sums = partial.data() + item * 3 * n;
-      const SoftGradient<T> to{sums, sums + n, sums + 2 * n};
-      std::fill_n(sums, 3 * n, T(0));
+      const SoftGradient<T> to = parts > 1 ? SoftGradient<T>{sums, sums + n, sums + 2 * n}
+                                           : SoftGradient<T>{out.t + row * n, out.row + row * n, out.col + row * n};
+      for (T* sum : {to.t, to.row, to.col}) std::fill_n(sum, n, T(0));
       decays.build(soft.t + row * n, count, soft.tau);
       const auto view = [&](const F* base, bool each, bool by_rank) {
         return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
@@ -170,6 +186,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       };
       if (hard) {
         for (int64_t axis = 0; axis < s.order; ++axis) add(x, g, axis);
+        if (parts == 1) finish(row);
         continue;
       }
       const SoftAction<T> act{decays, rows, cols, transpose};
@@ -188,27 +205,23 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       }
       const T w = weights ? weights[row] : scale;
       for (int64_t i = 0; i < size; ++i) result[i] *= w;
+      finish(row);
     }
   });
-  const T inverse = inverse_of<T>(soft.tau);
+  if (parts == 1) return;
   parallel_for(s.rows(), grain_for(3.0 * n * parts), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const T w = weights ? weights[row] : scale;
       T* const results[] = {out.t + row * n, out.row + row * n, out.col + row * n};
       for (int64_t which = 0; which < 3; ++which) {
         const T* sums = partial.data() + (row * parts * 3 + which) * n;
-        const T factor = which == 0 ? w * inverse : w;
         T* __restrict to = results[which];
-        for (int64_t part = 0; part < parts; ++part) {
+        std::copy_n(sums, n, to);
+        for (int64_t part = 1; part < parts; ++part) {
           const T* __restrict from = sums + part * 3 * n;
-          const T last = part == parts - 1 ? factor : T(1);
-          if (part == 0) {
-            for (int64_t i = 0; i < n; ++i) to[i] = last * from[i];
-          } else {
-            for (int64_t i = 0; i < n; ++i) to[i] = last * (to[i] + from[i]);
-          }
+          for (int64_t i = 0; i < n; ++i) to[i] += from[i];
         }
       }
+      finish(row);
     }
   });
 }

@@ -44,13 +44,19 @@ struct Sorted {
     return to;
   }
 
+  // Channels [low, high) of nodes, to rows `width` apart.
+  template <class T>
+  void copy_nodes(int64_t low, int64_t high, int64_t count, int64_t width, T* to) const {
+    copy_lines<T>(base + low, c, high - low, count, width, to);
+  }
+
   // Channels [begin, end) of positions 0..count-1 along `axis`, the other axis counted among the channels, into rows of
   // `width` numbers, the rest of which is zero.
   template <class T>
   void stage(int64_t axis, int64_t begin, int64_t end, int64_t count, int64_t width, T* to) const {
     if (end - begin < width) std::fill_n(to, count * width, T(0));
     if (!edges) {
-      copy_lines<T>(base + begin, c, end - begin, count, width, to);
+      copy_nodes(begin, end, count, width, to);
       return;
     }
     for (int64_t other = begin / c; other * c < end; ++other) {
