@@ -14,17 +14,26 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
   using T = Compute<S>;
   const int64_t count = std::clamp<int64_t>(s.count(b) - low, 0, high - low), size = count * s.node();
   sum.start();
-  std::vector<T> shift(center ? s.d : 0, T(0));
   const T share = T(1) / static_cast<T>(s.k);
+  T total = 0;
   for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
     const T w = weights ? weights[row] : share;
     const T* input = centered<T>(s, y + row * s.size() + low * s.node(), static_cast<const T*>(nullptr), count, buffer);
     sum.add(q + row * s.d * s.d, w, input, count);
-    for (int64_t a = 0; center && a < s.d; ++a) shift[a] += w * center[s.center(row) * s.d + a];
+    total += w;
   }
   S* to = x + b * s.size() + low * s.node();
   T* const mean = sum.finish(count);
-  if (center) add_vector(mean, shift.data(), T(1), count, s.d, s.c);
+  if (center && s.centers == 1) {
+    add_vector(mean, center + b * s.d, total, count, s.d, s.c);
+  } else if (center) {
+    std::vector<T> shift(s.d, T(0));
+    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
+      const T w = weights ? weights[row] : share;
+      for (int64_t a = 0; a < s.d; ++a) shift[a] += w * center[row * s.d + a];
+    }
+    add_vector(mean, shift.data(), T(1), count, s.d, s.c);
+  }
   for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(mean[i]);
   std::fill(to + size, to + (high - low) * s.node(), S(0));
 }

@@ -122,8 +122,16 @@ struct Points {
     for (; i < n; ++i) store_quad<T, D>(y + i * D, (*this)(x + i * D));
   }
 
-  LPS_FN void add(const T* x, Quad<T>* sum, int64_t n) const {
+  // Sums of n points wait in so many parts, in an order of their own.
+  using Part = Quad<T>;
+  static int64_t parts(int64_t n) {
+    return n;
+  }
+  LPS_FN void add(const T* x, Part* sum, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) sum[i] += (*this)(x + i * D);
+  }
+  static void finish(const Part* sum, int64_t n, T* to) {
+    for (int64_t i = 0; i < n; ++i) store_quad<T, D>(to + i * D, sum[i]);
   }
 };
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "cpu/lane_points.h"
 #include "cpu/parallel.h"
-#include "cpu/points.h"
 #include "space.h"
 
 namespace lps::cpu {
@@ -26,7 +26,7 @@ struct Action {
   template <bool kAdd>
   void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
     if constexpr (D > 0 && !kAdd) {
-      if (quads()) return Points<D, T>(q, transpose, by).write(x, y, n);
+      if (quads()) return PointsOf<D, T>(q, transpose, by).write(x, y, n);
     }
     read_matrix(q, s.d, transpose, by, matrix.data());
     if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
@@ -46,30 +46,31 @@ struct Action {
   }
 };
 
-// The sum of by q x over samples, n nodes: in Quads where they hold a node.
+// The sum of by q x over samples, n nodes.
 template <int D, class T>
 struct Sum {
+  using Parts = PointsOf<D ? D : 2, T>;
   Action<D, T>& act;
-  std::vector<Quad<T>> points;
+  std::vector<typename Parts::Part> parts;
   std::vector<T> values;
 
-  Sum(Action<D, T>& act, int64_t n) : act(act), points(act.quads() ? n : 0), values(n * act.s.node()) {}
+  Sum(Action<D, T>& act, int64_t n) : act(act), parts(act.quads() ? Parts::parts(n) : 0), values(n * act.s.node()) {}
 
   void start() {
-    std::fill(points.begin(), points.end(), Quad<T>{});
+    std::fill(parts.begin(), parts.end(), typename Parts::Part{});
     if (!act.quads()) std::fill(values.begin(), values.end(), T(0));
   }
 
   void add(const T* q, T by, const T* x, int64_t n) {
     if constexpr (D > 0) {
-      if (act.quads()) return Points<D, T>(q, false, by).add(x, points.data(), n);
+      if (act.quads()) return Parts(q, false, by).add(x, parts.data(), n);
     }
     act.template apply<true>(q, false, by, x, values.data(), n);
   }
 
   // The sums, n nodes one behind the other.
   T* finish(int64_t n) {
-    for (int64_t i = 0; act.quads() && i < n; ++i) store_quad<T, D>(&values[i * D], points[i]);
+    if (act.quads()) Parts::finish(parts.data(), n, values.data());
     return values.data();
   }
 };

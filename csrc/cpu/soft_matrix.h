@@ -153,7 +153,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
   const auto finish = [&](int64_t row) {
     const T w = weights ? weights[row] : scale;
     T* __restrict t = out.t + row * n;
-    T *__restrict by_row = out.row + row * n, *__restrict by_col = out.col + row * n;
+    T* __restrict by_row = out.row + row * n, * __restrict by_col = out.col + row * n;
     for (int64_t i = 0; i < n; ++i) t[i] *= w * inverse, by_row[i] *= w, by_col[i] *= w;
   };
   // Few rows are cut into parts, as many whatever the threads: sums do not depend on them.
