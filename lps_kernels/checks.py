@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from lps_kernels.op import full_precision
+
 _check_finite = False
 
 
@@ -51,6 +53,11 @@ def tensor(name: str, x: Tensor, dims: str) -> None:
 def floating(name: str, x: Tensor) -> None:
     if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+
+
+def floating_dtype(dtype: torch.dtype) -> None:
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"dtype: expected a floating or complex one, got {dtype}")
 
 
 def same_device(name: str, x: Tensor, device: torch.device) -> None:
@@ -252,7 +259,8 @@ def orthogonal(q: Tensor) -> None:
     if not _readable(q) or not q.numel():
         return
     wide = q.detach().to(torch.promote_types(q.dtype, torch.float32))
-    error = (wide.mH @ wide - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
+    square = full_precision(q.device.type, torch.matmul, wide.mH, wide)
+    error = (square - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
     bad = (~(error <= 1e-3)).nonzero()
     if bad.numel():
         row = bad[0].tolist()

@@ -43,6 +43,10 @@ BAD_NODES = [
     ("num_nodes", ValueError, {"num_nodes": torch.tensor([6, 5])}),
     ("num_nodes", ValueError, {"num_nodes": torch.tensor([5, 5], device="meta")}),
 ]
+BAD_SIZES = [
+    *(("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})),
+    *((name, TypeError, {name: size}) for name in "bkn" for size in (2.0, "2", None, torch.tensor(2.0))),
+]
 BAD_TAU = [
     *(("tau", ValueError, {"tau": tau}) for tau in (0, 0.0, -1.0, math.nan, math.inf, -math.inf)),
     *(("tau", TypeError, {"tau": tau}) for tau in ("0.1", None, torch.tensor(0.1), True)),
@@ -117,12 +121,12 @@ FUNCTIONS = [
     (
         lk.Permutation.uniform,  # on the device of num_nodes
         {"b": B, "k": K, "n": N},
-        [*BAD_NODES[:-1], ("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})],
+        [*BAD_NODES[:-1], *BAD_SIZES],
     ),
     (
         lk.Permutation.identity,
         {"b": B, "k": K, "n": N},
-        [*BAD_NODES, ("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})],
+        [*BAD_NODES, *BAD_SIZES],
     ),
     (lk.Permutation.identity(B, K, N).transform_input, {"x": X}, BAD_X),
     (lk.Permutation.identity(B, K, N).transform_output, {"y": Y}, BAD_Y),

@@ -121,6 +121,24 @@ def test_edges_ride_on_the_permutation_alone() -> None:
     assert torch.equal(g.transform_input(edges, (2, 0)), g.permutation.transform_input(edges, 2))
 
 
+@pytest.mark.parametrize("order", [(1, "point"), (2, "point"), (1, "vector"), (0, "point"), (0, 2)])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("way", ["as drawn", "inverse", "product"])
+def test_padding_is_zero_and_what_has_no_nodes_has_none(order, whole: bool, way: str) -> None:
+    nodes, x = torch.tensor([N, 4]), random(B, N, 3)
+    motion = lk.Euclidean.from_vectors(random(B, K, 3, 3, seed=1), x, num_nodes=None if whole else nodes)
+    g = lk.Product(lk.Permutation.from_scores(random(B, K, N).requires_grad_(), nodes), motion)
+    g = {"as drawn": g, "inverse": g.inverse(), "product": g @ g}[way]
+    features = random(B, *[N] * order[0], *[3] * (2 if order[1] == 2 else 1), seed=2)
+    want = features.clone()
+    for axis in range(order[0]):
+        want.movedim(axis + 1, 1)[1, 4:] = 0
+    y = g.transform_input(features, order)
+    for reduce in ("mean", None):
+        back = g.transform_output(y, order, reduce=reduce)
+        assert torch.allclose(back, want if reduce else want[:, None].expand_as(back), atol=1e-12)
+
+
 def test_composes_and_indexes_and_moves() -> None:
     x = random(B, N, 3)
     g = sampled(random(B, K, N), random(B, K, 3, 3), x, None, True)

@@ -185,3 +185,11 @@ def test_errors_name_the_argument(name, given):
 def test_unknown_group_is_an_error():
     with pytest.raises(ValueError, match="distribution"):
         lk.Symmetrized(nn.Identity(), "SO(n)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_weighted_mean_in_half_precision_is_rounded_once(dtype):
+    y, weights = torch.randn(2, 64, 500).to(dtype), torch.rand(2, 64)
+    got = lk.Permutation.identity(2, 64, 500).transform_output(y, 0, weights)
+    want = (y.double() * (weights / weights.sum(1, keepdim=True))[..., None]).sum(1)
+    assert (got != want.float().to(dtype)).double().mean() < 0.05  # but for ties

@@ -72,7 +72,7 @@ class Permutation(GroupElement):
         device: torch.device | str | None = None,
     ) -> Permutation:
         """Uniform permutations of the first num_nodes nodes."""
-        check_sizes(b=b, n=n)
+        check_sizes(b=b, k=k, n=n)
         checks.samples(k)
         seed = new_seed(generator, num_nodes.device if device is None and isinstance(num_nodes, Tensor) else device)
         checks.num_nodes(num_nodes, b, n, seed.device)
@@ -83,7 +83,7 @@ class Permutation(GroupElement):
         cls, b: int, k: int, n: int, num_nodes: Tensor | None = None, device: torch.device | str | None = None
     ) -> Permutation:
         """Permutations that move nothing."""
-        check_sizes(b=b, n=n)
+        check_sizes(b=b, k=k, n=n)
         checks.samples(k)
         perm = torch.arange(n, device=device).expand(b, k, n)
         checks.num_nodes(num_nodes, b, n, perm.device)
@@ -155,7 +155,7 @@ class Permutation(GroupElement):
         b, k, n = self._shape
         return f"Permutation(b={b}, k={k}, n={n}, device={self._perm.device}, hard={self._hard})"
 
-    def __getitem__(self, index: int | slice) -> Permutation:
+    def __getitem__(self, index) -> Permutation:
         """Some of the samples; an int keeps the axis, with one sample."""
         index = self._samples(index)
         parts = [None if x is None else x[:, index] for x in (self._perm, self._t, self._row, self._col)]
@@ -180,7 +180,7 @@ class Permutation(GroupElement):
         """The dense matrices (b, k, n, n), zero at padding; hard ones have the straight-through gradient."""
         b, k, n = self._shape
         soft = self._soft_sort()
-        dtype = torch.get_default_dtype() if soft is None else soft.t.dtype
+        dtype = torch.get_default_dtype() if self._t is None else self._t.dtype
         valid = valid_nodes(self._num_nodes, n, self._perm.device).expand(b, k, n)
         matrix = torch.eye(n, dtype=dtype, device=self._perm.device) * valid[..., None]
         if soft is not None:
