@@ -230,6 +230,9 @@ def frames(points: Tensor, num_nodes: Tensor | None, special: bool) -> tuple[Ten
     x = points.to(center.dtype) - center
     if num_nodes is not None:
         x = x.masked_fill((torch.arange(n, device=x.device) >= num_nodes[:, None])[..., None], 0)
+    if n and d:  # axes do not depend on the scale, squares would overflow or vanish; what is not finite has none
+        largest = x.abs().amax((1, 2), keepdim=True)
+        x = torch.where((largest > 0) & largest.isfinite(), x / largest, 0)
     values, axes = torch.linalg.eigh(multiply(x.mT, x))
     eps = torch.finfo(x.dtype).eps
     close = values.diff(dim=-1) <= 100 * eps * values[..., -1:].clamp(min=torch.finfo(x.dtype).tiny)
