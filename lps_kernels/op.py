@@ -79,9 +79,11 @@ def backend(name: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _traced_backend = before
-        if token is not None:
+        if token is None:
+            _traced_backend = before
+        else:
             _named_backend.reset(token)
+            _traced_backend = _named_backend.get()  # not `before`, which another thread may have left in between
 
 
 def _check_name(name: str | None) -> None:
