@@ -219,6 +219,8 @@ def test_u2_by_name() -> None:
     x = torch.complex(random(B, N, 2), random(B, N, 2, seed=1))
     net = lk.Symmetrized(lambda x: x * x.abs(), "U(2)", 1, 1, n_samples=4)
     assert net(x).shape == x.shape and net(x).is_complex()
+    for dtype in (torch.float16, torch.bfloat16):
+        assert net(x.real.to(dtype)).dtype == torch.complex64
 
 
 def test_unknown_groups_raise() -> None:

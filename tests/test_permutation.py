@@ -224,3 +224,7 @@ def test_uniform_needs_no_scores_and_has_no_entropy():
 
 def test_repr_names_sizes():
     assert "b=3, k=4, n=6" in repr(lk.Permutation.uniform(B, K, N))
+
+
+def test_all_of_no_nodes_is_one_permutation():
+    assert lk.Permutation.all_of("S_n", B, 0).perm.shape == (B, 1, 0)

@@ -20,10 +20,11 @@ WORDS = {"scalar": 0, "vector": 1, "point": 1, "tensor": 2}
 
 def haar(b, k, d, special, generator, device, dtype, unitary=False) -> Tensor:
     """(b, k, d, d) Haar matrices in a dtype, complex for unitary."""
-    check_sizes(b=b, k=k, d=d)
+    check_sizes(b=b, d=d)
     checks.samples(k)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     checks.floating_dtype(dtype)
+    checks.flags(special=special)
     double = dtype in (torch.float64, torch.complex128)
     q = random_orthogonal(new_seed(generator, device), b, k, d, special, unitary, double)
     if unitary:
@@ -74,7 +75,7 @@ class Orthogonal(GroupElement):
     @classmethod
     def identity(cls, b: int, k: int, d: int, device=None, dtype: torch.dtype | None = None) -> Orthogonal:
         """Matrices that move nothing."""
-        check_sizes(b=b, k=k, d=d)
+        check_sizes(b=b, d=d)
         checks.samples(k)
         return cls(torch.eye(d, dtype=dtype, device=device).expand(b, k, d, d))
 

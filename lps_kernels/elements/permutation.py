@@ -56,6 +56,7 @@ class Permutation(GroupElement):
         """
         checks.scores(scores, num_nodes)
         checks.temperature(tau, n_iter)
+        checks.flags(normalize=normalize, hard=hard)
         soft = wants_soft(scores, hard)
         seed = new_seed(generator, scores.device)
         perm, t, row, col = _soft_sort(scores, seed, num_nodes, float(tau), n_iter, normalize, soft)
@@ -72,7 +73,7 @@ class Permutation(GroupElement):
         device: torch.device | str | None = None,
     ) -> Permutation:
         """Uniform permutations of the first num_nodes nodes."""
-        check_sizes(b=b, k=k, n=n)
+        check_sizes(b=b, n=n)
         checks.samples(k)
         seed = new_seed(generator, num_nodes.device if device is None and isinstance(num_nodes, Tensor) else device)
         checks.num_nodes(num_nodes, b, n, seed.device)
@@ -83,7 +84,7 @@ class Permutation(GroupElement):
         cls, b: int, k: int, n: int, num_nodes: Tensor | None = None, device: torch.device | str | None = None
     ) -> Permutation:
         """Permutations that move nothing."""
-        check_sizes(b=b, k=k, n=n)
+        check_sizes(b=b, n=n)
         checks.samples(k)
         perm = torch.arange(n, device=device).expand(b, k, n)
         checks.num_nodes(num_nodes, b, n, perm.device)
