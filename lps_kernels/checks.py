@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from lps_kernels.op import full_precision
+
 _check_finite = False
 
 
@@ -53,6 +55,17 @@ def floating(name: str, x: Tensor) -> None:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
+def flags(**given: bool) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+
+
+def floating_dtype(dtype: torch.dtype) -> None:
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"dtype: expected a floating or complex one, got {dtype}")
+
+
 def same_device(name: str, x: Tensor, device: torch.device) -> None:
     if x.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {x.device}")
@@ -76,6 +89,8 @@ def num_nodes(x: Tensor | None, b: int, n: int, device: torch.device) -> None:
 
 
 def samples(k: int) -> None:
+    if not isinstance(k, (int, torch.SymInt)):
+        raise TypeError(f"k: expected an int, got {type(k).__name__}")
     if k < 1:
         raise ValueError(f"k: expected at least one sample, got {k}")
 
@@ -147,7 +162,7 @@ def features(
     name: str, x: Tensor, leading: Sequence[int], order: int, n: int, device: torch.device, floating: bool = False
 ) -> None:
     """(*leading, n, ...) for order 1, (*leading, n, n, ...) for order 2."""
-    if order not in (1, 2) or isinstance(order, bool):
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"order: expected 1 or 2, got {order!r}")
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
@@ -194,8 +209,7 @@ def vectors(v: Tensor, special: bool) -> None:
     d, m = v.shape[-2:]
     if m > d:
         raise ValueError(f"v: expected no more than d = {d} columns, got {m}")
-    if not isinstance(special, bool):
-        raise TypeError(f"special: expected a bool, got {type(special).__name__}")
+    flags(special=special)
     if special and m != d:
         raise ValueError(f"special: expected square matrices for a determinant of 1, got {d} x {m}")
     if special and v.is_complex():
@@ -230,7 +244,7 @@ def center(x: Tensor | None, q: Tensor, order: int) -> Tensor | None:
 
 def space(name: str, x: Tensor, leading: Sequence[int], order: int, q: Tensor) -> None:
     """(*leading, n, d, ...) or (*leading, d) for order 1, with two axes d for order 2; floating or complex."""
-    if order not in (1, 2) or isinstance(order, bool):
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"order: expected 1 or 2, got {order!r}")
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
@@ -252,7 +266,8 @@ def orthogonal(q: Tensor) -> None:
     if not _readable(q) or not q.numel():
         return
     wide = q.detach().to(torch.promote_types(q.dtype, torch.float32))
-    error = (wide.mH @ wide - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
+    square = full_precision(q.device.type, torch.matmul, wide.mH, wide)
+    error = (square - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
     bad = (~(error <= 1e-3)).nonzero()
     if bad.numel():
         row = bad[0].tolist()

@@ -79,9 +79,11 @@ def backend(name: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _traced_backend = before
-        if token is not None:
+        if token is None:
+            _traced_backend = before
+        else:
             _named_backend.reset(token)
+            _traced_backend = _named_backend.get()  # not `before`, which another thread may have left in between
 
 
 def _check_name(name: str | None) -> None:
@@ -187,9 +189,10 @@ class Op:
         return missing[name] or "it has no such kernel, see python -m lps_kernels.info"
 
     def __call__(self, *args, backend: str | None = None):
-        chosen = self.choose(args[self._first].device.type, backend)
+        device = args[self._first].device.type
+        chosen = self.choose(device, backend)
         if chosen == "reference":
-            return self.reference(*args)
+            return full_precision(device, self.reference, *args)
         if torch.compiler.is_compiling():
             args = _contiguous(args)
         if self.differentiable and is_differentiated(*[args[i] for i in self.differentiable]):
@@ -205,7 +208,7 @@ class Op:
     def gradient(self, name: str, needs: list[bool], grads: tuple, args: list, saved: Sequence[Tensor]) -> tuple:
         """Gradients of the differentiable arguments; those that `needs` leaves out may be anything."""
         if self.backward is None:
-            return _vector_jacobian_product(self, needs, grads, args)
+            return full_precision(args[self._first].device.type, _vector_jacobian_product, self, needs, grads, args)
         mask = sum([1 << i for i, need in enumerate(needs) if need])
         if torch.compiler.is_compiling():
             grads = _contiguous(grads)
@@ -303,6 +306,14 @@ class BackwardOp(Op):
             for t, need in zip(wanted, needs)
         )
         return found if len(found) > 1 else found[0]
+
+
+def full_precision(device: str, function: Callable, *args):
+    """A call without autocast, which would round the factors of products of matrices."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return function(*args)
+    with torch.autocast(device, enabled=False):
+        return function(*args)
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:

@@ -26,6 +26,8 @@ def new_seed(generator: torch.Generator | None = None, device: torch.device | st
     >>> _ = torch.manual_seed(0); a = new_seed(); _ = torch.manual_seed(0)
     >>> assert torch.equal(a, new_seed())
     """
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     if generator is not None and device is not None and torch.device(device).type != generator.device.type:
         raise ValueError(f"generator: expected one on {device}, got one on {generator.device}")
     return torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator, device=device)

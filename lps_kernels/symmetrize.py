@@ -38,6 +38,8 @@ def symmetrize(
     Raises: ValueError where shapes or the number of orders do not fit.
     Source: Kim et al., NeurIPS 2023, equation 4.
     """
+    if not isinstance(g, GroupElement):
+        raise TypeError(f"g: expected a group element, got {type(g).__name__}")
     inputs = x if isinstance(x, (tuple, list)) else (x,)
     orders = _orders("order_in", order_in, len(inputs), isinstance(x, (tuple, list)))
     transformed = [g.transform_input(a, o).flatten(0, 1) for a, o in zip(inputs, orders)]
@@ -93,7 +95,7 @@ class Symmetrized(nn.Module):
         n_samples: int = 1,
     ) -> None:
         super().__init__()
-        if isinstance(distribution, str):
+        if not callable(distribution):
             uniform_group(distribution)  # raises for a name that is none
         self.f, self.distribution = f, distribution
         self.order_in, self.order_out, self.n_samples = order_in, order_out, n_samples

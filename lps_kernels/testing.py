@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -156,6 +158,14 @@ def skip_without(op: Op, backend: str) -> None:
         import pytest
 
         pytest.skip(f"{op.name} has no {backend} kernel")
+
+
+def skip_without_compiler() -> None:
+    """Skip the running test where torch.compile's default has no C++ compiler to call."""
+    if not any(c and shutil.which(c) for c in (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        import pytest
+
+        pytest.skip("torch.compile has no C++ compiler here")
 
 
 def cases(name: str) -> tuple[Case, ...]:

@@ -86,6 +86,8 @@ def run(net, x, seed=1, **given):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_symmetrized_model_compiles_whole(compiler):
+    if compiler == "inductor":
+        testing.skip_without_compiler()
     net, x = model(), torch.randn(4, 7, 3)
     torch._inductor.config.fallback_random = True  # so that both draw the same noise
     got = run(torch.compile(net, fullgraph=True, backend=compiler), x)
@@ -167,6 +169,30 @@ def test_autocast_errs_like_bfloat16():
     with torch.autocast("cpu", torch.bfloat16):
         got = lk.symmetrize(net.f, x, g, 1, 1)
     torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)
+
+
+def everything(scores, v, x):
+    """What the library makes of its inputs wherever it multiplies matrices."""
+    torch.manual_seed(1)
+    g, h = lk.Permutation.from_scores(scores, tau=0.1, hard=False), lk.Orthogonal.from_vectors(v)
+    e, y = lk.Euclidean.from_vectors(v, x), torch.randn(*scores.shape, 3)
+    moved = [p.transform_input(x) for p in (g, h, e, h @ h, e @ e, h @ e, e.inverse())]
+    means = [p.transform_output(y, o, scores.exp().mean(2)) for p, o in ((g, 1), (g, 0), (h, 1), (h, 0), (e, 1))]
+    frames = lk.Orthogonal.from_frames(x)
+    assert lk.Orthogonal.from_matrix(h.q) is not None
+    return [*moved, *means, (g @ g).matrix(), g.entropy(), frames.q, lk.Unitary.uniform(2, 3, 4).q]
+
+
+@each_backend
+def test_autocast_spares_what_the_library_computes(backend):
+    testing.skip_without(FORWARD["soft_sort"], backend)
+    leaves = [torch.randn(*s).requires_grad_() for s in ((2, 3, 9), (2, 3, 3, 3), (2, 9, 3))]
+    with lk.backend(backend):
+        want = everything(*leaves)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = everything(*leaves)
+    for a, b in zip(got, want):
+        assert a.dtype == b.dtype and torch.equal(a, b)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

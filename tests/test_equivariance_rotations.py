@@ -1,5 +1,7 @@
 """phi(h x) = h phi(x): exactly where the samples are transported, for every group and order, and by group averages."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -133,6 +135,22 @@ def test_frame_averaging_is_equivariant(kind: type, special: bool) -> None:
     assert torch.allclose(z, h.transform_output(y[:, None], 1))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_frames_do_not_depend_on_the_scale(scale: float) -> None:
+    x = random(B, N, 3).float()
+    g, h = lk.Orthogonal.from_frames(x), lk.Orthogonal.from_frames(x * scale)
+    assert torch.allclose(g.q.abs(), h.q.abs(), atol=1e-3) and not h.degenerate.any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_a_cloud_without_axes_is_flagged(value: float) -> None:
+    x = random(2, N, 3).float()
+    x[0] = value
+    g = lk.Orthogonal.from_frames(x)
+    assert g.degenerate[0].all() and not g.degenerate[1].any()
+    assert torch.allclose((g.q.mT @ g.q), torch.eye(3).expand(2, 8, 3, 3), atol=1e-5)
+
+
 def test_frames_of_a_symmetric_cloud_are_flagged() -> None:
     square = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]])
     g = lk.Orthogonal.from_frames(square)
@@ -201,6 +219,8 @@ def test_u2_by_name() -> None:
     x = torch.complex(random(B, N, 2), random(B, N, 2, seed=1))
     net = lk.Symmetrized(lambda x: x * x.abs(), "U(2)", 1, 1, n_samples=4)
     assert net(x).shape == x.shape and net(x).is_complex()
+    for dtype in (torch.float16, torch.bfloat16):
+        assert net(x.real.to(dtype)).dtype == torch.complex64
 
 
 def test_unknown_groups_raise() -> None:

@@ -43,6 +43,15 @@ BAD_NODES = [
     ("num_nodes", ValueError, {"num_nodes": torch.tensor([6, 5])}),
     ("num_nodes", ValueError, {"num_nodes": torch.tensor([5, 5], device="meta")}),
 ]
+NO_BOOL = ("no", 1, None)
+BAD_FLAGS = [("normalize", TypeError, {"normalize": flag}) for flag in NO_BOOL]
+BAD_HARD = [("hard", TypeError, {"hard": flag}) for flag in NO_BOOL]
+BAD_GENERATOR = [("generator", TypeError, {"generator": 3})]
+BAD_SAMPLING = BAD_FLAGS + BAD_GENERATOR
+BAD_SIZES = [
+    *(("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})),
+    *((name, TypeError, {name: size}) for name in "bkn" for size in (2.0, "2", None, torch.tensor(2.0))),
+]
 BAD_TAU = [
     *(("tau", ValueError, {"tau": tau}) for tau in (0, 0.0, -1.0, math.nan, math.inf, -math.inf)),
     *(("tau", TypeError, {"tau": tau}) for tau in ("0.1", None, torch.tensor(0.1), True)),
@@ -78,7 +87,7 @@ BAD_X = [
     ("x", ValueError, {"x": X.to("meta")}),
     ("x", TypeError, {"x": X.to_sparse()}),
     ("x", ValueError, {"order": 2}),
-    *(("order", ValueError, {"order": order}) for order in (3, -1, "1", None, 1.5, (1, 1))),
+    *(("order", ValueError, {"order": order}) for order in (3, -1, "1", None, 1.5, 1.0, (1, 1))),
 ]
 BAD_Y = [
     ("y", TypeError, {"y": None}),
@@ -104,25 +113,33 @@ SAMPLE_ONLY = [
     ("edges", TypeError, {"edges": 3}),
 ]
 FUNCTIONS = [
-    (lk.softsort, {"scores": SCORES}, BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS + BAD_BACKEND),
-    (lk.Permutation.from_scores, {"scores": SCORES}, BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS),
+    (lk.softsort, {"scores": SCORES}, BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS + BAD_BACKEND + BAD_SAMPLING),
+    (
+        lk.Permutation.from_scores,
+        {"scores": SCORES},
+        BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS + BAD_SAMPLING + BAD_HARD,
+    ),
     (
         lk.sample_permute,
         {"scores": SCORES, "x": X},
-        BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS + SAMPLE_ONLY + BAD_BACKEND,
+        BAD_SCORES + BAD_NODES + BAD_TAU + BAD_ITERATIONS + SAMPLE_ONLY + BAD_BACKEND + BAD_SAMPLING + BAD_HARD,
     ),
-    (lk.permute, {"x": X, "perm": PERM}, BAD_X + BAD_PERM + BAD_SOFT + BAD_TAU + BAD_NODES + BAD_BACKEND),
-    (lk.inverse_permute, {"y": Y, "perm": PERM}, BAD_Y + BAD_PERM + BAD_SOFT + BAD_TAU + BAD_NODES + BAD_BACKEND),
+    (lk.permute, {"x": X, "perm": PERM}, BAD_X + BAD_PERM + BAD_SOFT + BAD_HARD + BAD_TAU + BAD_NODES + BAD_BACKEND),
+    (
+        lk.inverse_permute,
+        {"y": Y, "perm": PERM},
+        BAD_Y + BAD_PERM + BAD_SOFT + BAD_HARD + BAD_TAU + BAD_NODES + BAD_BACKEND,
+    ),
     (lk.Permutation.from_indices, {"perm": PERM}, BAD_PERM + BAD_NODES),
     (
         lk.Permutation.uniform,  # on the device of num_nodes
         {"b": B, "k": K, "n": N},
-        [*BAD_NODES[:-1], ("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})],
+        [*BAD_NODES[:-1], *BAD_SIZES, *BAD_GENERATOR],
     ),
     (
         lk.Permutation.identity,
         {"b": B, "k": K, "n": N},
-        [*BAD_NODES, ("b", ValueError, {"b": -1}), ("k", ValueError, {"k": 0}), ("n", ValueError, {"n": -1})],
+        [*BAD_NODES, *BAD_SIZES],
     ),
     (lk.Permutation.identity(B, K, N).transform_input, {"x": X}, BAD_X),
     (lk.Permutation.identity(B, K, N).transform_output, {"y": Y}, BAD_Y),

@@ -142,7 +142,9 @@ def test_opcheck_backward(name):
         fake = testing._outputs(
             op.backward._fake(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in sample))
         )
-        assert [(r.shape, r.dtype, r.stride()) for r in real] == [(f.shape, f.dtype, f.stride()) for f in fake]
+        assert [(r.shape, r.dtype) for r in real] == [(f.shape, f.dtype) for f in fake]
+        if op.backward.has_kernel("cpu"):
+            assert [r.stride() for r in real] == [f.stride() for f in fake]
 
 
 def test_every_op_has_cases():

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import lps_kernels as lk
+from lps_kernels import testing
 from lps_kernels.ops.gram_schmidt import _gram_schmidt
 
 SHAPES = [(1, 1), (2, 2), (3, 3), (4, 4), (3, 2), (4, 1), (5, 5), (16, 16), (17, 6), (64, 64)]
@@ -176,6 +177,7 @@ def test_strides_do_not_matter() -> None:
 
 
 def test_compiles_and_transforms() -> None:
+    testing.skip_without_compiler()
     v = normals(4, 3, 3)
     loss = lambda v: lk.gram_schmidt(v, True)[..., :2].exp().sum()  # noqa: E731
     expected = torch.autograd.grad(loss(w := v.clone().requires_grad_()), w)[0]
@@ -188,6 +190,7 @@ def test_compiles_and_transforms() -> None:
 
 @pytest.mark.parametrize("complex_", [False, True])
 def test_passes_opcheck(complex_: bool) -> None:
+    testing.skip_without(_gram_schmidt, "cpu")
     v = normals(4, 3, 3, *[2] * complex_)
     torch.library.opcheck(_gram_schmidt.kernel, (v, False))
     q, degenerate = _gram_schmidt(v, False)

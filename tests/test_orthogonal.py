@@ -94,6 +94,28 @@ def test_centroid_is_over_real_nodes() -> None:
 def test_euclidean_times_orthogonal() -> None:
     g, h = MADE["euclidean"](), MADE["vectors"]()
     assert torch.allclose((g @ h).q, g.q @ h.q) and torch.allclose((g @ h).center, g.center)
+    both = h @ g
+    assert isinstance(both, lk.Euclidean)
+    y = random(B, K, N, D, seed=3)
+    for order in (1, "point", "vector"):
+        one_by_one = h.transform_output(g.transform_output(y, order, reduce=None), order)
+        assert torch.allclose(both.transform_output(y, order), one_by_one, atol=1e-5)
+
+
+def test_conjugate_views_are_as_good_as_copies() -> None:
+    v, x = (torch.complex(random(*s), random(*s, seed=1)) for s in ((B, K, D, D), (B, N, D)))
+    assert torch.equal(lk.Unitary.from_vectors(v.mH).q, lk.Unitary.from_vectors(v.mH.resolve_conj()).q)
+    assert torch.equal(lk.gram_schmidt(v.conj()), lk.gram_schmidt(v.conj().resolve_conj()))
+    g = lk.Permutation.uniform(B, K, N)
+    assert torch.equal(g.transform_input(x.conj()), g.transform_input(x.conj().resolve_conj()))
+
+
+def test_to_keeps_complex_matrices_complex() -> None:
+    g = lk.Product(lk.Permutation.uniform(B, K, N), lk.Unitary.uniform(B, K, D))
+    assert g.to(torch.float64).motion.q.dtype == g.to(torch.complex128).motion.q.dtype == torch.complex128
+    assert MADE["vectors"]().to(torch.complex128).q.dtype == torch.float64
+    with pytest.raises(TypeError, match="dtype: expected"):
+        g.to(torch.int64)
 
 
 def test_half_precision_features_keep_their_dtype() -> None:
@@ -146,6 +168,14 @@ def test_sample_rotate_draws_haar_by_the_seed() -> None:
         (lambda: lk.Orthogonal.from_matrix(torch.ones(2, 1, 3, 3)), ValueError, r"q: .* an error of 3 at \[0, 0\]"),
         (lambda: lk.Orthogonal.uniform(2, 0, 3), ValueError, "k: expected at least one"),
         (lambda: lk.Orthogonal.uniform(-1, 1, 3), ValueError, "b: expected 0 or more"),
+        (lambda: lk.Orthogonal.uniform(2, 1.0, 3), TypeError, "k: expected an int"),
+        (lambda: lk.Orthogonal.uniform(2, 1, 3, dtype=torch.int64), TypeError, "dtype: expected a floating"),
+        (lambda: lk.Orthogonal.all_of("C_3", 2, dtype=torch.int64), TypeError, "dtype: expected a floating"),
+        (lambda: lk.Orthogonal.uniform(2, 1, 3, special=1), TypeError, "special: expected a bool"),
+        (lambda: lk.Orthogonal.uniform(2, 1, 3, generator=1), TypeError, "generator: expected a torch.Generator"),
+        (lambda: lk.sample_rotate(None, torch.zeros(B, N, D), k=2.0), TypeError, "k: expected an int"),
+        (lambda: lk.sample_rotate(None, torch.zeros(B, N, D), k=2, center=None), TypeError, "center: expected a bool"),
+        (lambda: lk.Orthogonal.all_of(3, 2), ValueError, "group: expected 'C_m' or 'D_m'"),
         (lambda: lk.Orthogonal.all_of("C_x", 2), ValueError, "group: expected 'C_m' or 'D_m'"),
         (lambda: lk.Permutation.all_of("S_n", 2, 7), ValueError, "n <= 6"),
         (lambda: lk.Permutation.all_of("Q_n", 2, 7), ValueError, "group: expected 'C_n', 'D_n' or 'S_n'"),

@@ -133,12 +133,16 @@ def test_indexing_takes_samples(maker):
     g = MAKERS[maker]()
     whole = nodes_in(g)
     assert len(g) == g.n_samples == K and g.batch_size == B
-    for index, at in ((0, slice(0, 1)), (-1, slice(3, 4)), (slice(1, 3), slice(1, 3)), (slice(None, None, 2),) * 2):
+    for index, at in (
+        *((0, [0]), (-1, [3]), (torch.tensor(1), [1]), (slice(1, 3), [1, 2]), (slice(None, None, 2), [0, 2])),
+        *(([2, 0], [2, 0]), (torch.tensor([3, 3]), [3, 3]), (torch.tensor([True, False, False, True]), [0, 3])),
+    ):
         assert torch.equal(nodes_in(g[index]), whole[:, at])
     with pytest.raises(IndexError):
         g[K]
-    with pytest.raises(TypeError, match="index"):
-        g["a"]
+    for index in ("a", 1.0, None, (0, 1), torch.zeros(2, 2).long()):
+        with pytest.raises(TypeError, match="index"):
+            g[index]
 
 
 @each
@@ -189,6 +193,11 @@ def test_saves_and_loads(tmp_path):
     same_action(torch.load(tmp_path / "g.pt", weights_only=False), g)
 
 
+def test_matrix_has_the_dtype_of_the_scores_with_and_without_gradient():
+    for requires_grad in (True, False):
+        assert from_scores(requires_grad)[1].matrix().dtype == torch.float64
+
+
 def test_no_gradient_wanted_means_no_sinkhorn():
     _, g = from_scores(False)
     assert g._row is None and g._col is None
@@ -215,3 +224,7 @@ def test_uniform_needs_no_scores_and_has_no_entropy():
 
 def test_repr_names_sizes():
     assert "b=3, k=4, n=6" in repr(lk.Permutation.uniform(B, K, N))
+
+
+def test_all_of_no_nodes_is_one_permutation():
+    assert lk.Permutation.all_of("S_n", B, 0).perm.shape == (B, 1, 0)

@@ -95,6 +95,7 @@ def python(script, *args, timeout=600, **environment):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.skipif(not native.loaded, reason="PyTorch's own operators on n x n matrices wait for threads after a fork")
 def test_works_after_fork():
     """Torch's threads do not survive a fork: a child that waited for them would hang, so an alarm ends it."""
     out = python(
@@ -170,3 +171,26 @@ def test_levels_of_the_processor_agree(tmp_path):
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
             assert a.is_floating_point() or torch.equal(a, b)
+
+
+def test_backends_named_by_threads_in_turn_leave_none_behind():
+    first, second, left = threading.Event(), threading.Event(), threading.Event()
+
+    def enter(name, wait, entered, leave):
+        wait.wait(10)
+        with lk.backend(name):
+            entered.set()
+            leave.wait(10)
+        left.set()
+
+    ready = threading.Event()
+    ready.set()
+    threads = [
+        threading.Thread(target=enter, args=("reference", ready, first, second)),
+        threading.Thread(target=enter, args=("cpu", first, second, left)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lk.op._traced_backend is None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import lps_kernels as lk
+from lps_kernels import testing
 from lps_kernels.ops.inverse_rotate_mean import _inverse_rotate_mean
 from lps_kernels.ops.rotate import _rotate
 
@@ -40,6 +41,7 @@ def run(op, arguments: list, backend: str | None) -> list[Tensor]:
 
 
 def assert_matches(op, arguments: list, dtype: torch.dtype) -> None:
+    testing.skip_without(op, "cpu")
     for found, expected in zip(run(op, arguments, "cpu"), run(op, arguments, "reference")):
         assert found.shape == expected.shape and found.dtype == expected.dtype
         error = (found.double() - expected.double()).abs().max() if found.numel() else torch.zeros(())
@@ -132,6 +134,7 @@ def test_passes_gradcheck_twice() -> None:
 
 
 def test_compiles_and_transforms() -> None:
+    testing.skip_without_compiler()
     x, q = random(2, 4, 3), orthogonal(2, 3, 3)
     loss = lambda x: (lk.inverse_rotate(lk.rotate(x, q).tanh(), q) ** 2).sum()  # noqa: E731
     expected = torch.autograd.grad(loss(w := x.clone().requires_grad_()), w)[0]
@@ -145,6 +148,7 @@ def test_compiles_and_transforms() -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_passes_opcheck(order: int) -> None:
+    testing.skip_without(_rotate, "cpu")
     x, q, center = random(2, 4, *[3] * order, 2), orthogonal(2, 3, 3), random(2, 1, 3) if order == 1 else None
     torch.library.opcheck(_rotate.kernel, (x, q, center, None, order))
     y = _rotate(x, q, center, None, order)

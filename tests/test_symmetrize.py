@@ -169,6 +169,8 @@ BAD = [
     ("weights", {"weights": torch.ones(B, K + 1)}),
     ("f", {"f": lambda x: x[:-1]}),
     ("f", {"f": lambda x: None}),
+    ("g", {"g": torch.arange(N).expand(B, K, N)}),
+    ("g", {"g": "S_n"}),
     ("x", {"x": torch.randn(B, N + 1, C)}),
     ("x", {"x": torch.randn(B + 1, N, C)}),
     ("y", {"f": lambda x: x[:, 1:], "order_out": 1}),
@@ -183,5 +185,14 @@ def test_errors_name_the_argument(name, given):
 
 
 def test_unknown_group_is_an_error():
-    with pytest.raises(ValueError, match="distribution"):
-        lk.Symmetrized(nn.Identity(), "SO(n)")
+    for distribution in ("SO(n)", 3, None):
+        with pytest.raises(ValueError, match="distribution"):
+            lk.Symmetrized(nn.Identity(), distribution)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_weighted_mean_in_half_precision_is_rounded_once(dtype):
+    y, weights = torch.randn(2, 64, 500).to(dtype), torch.rand(2, 64)
+    got = lk.Permutation.identity(2, 64, 500).transform_output(y, 0, weights)
+    want = (y.double() * (weights / weights.sum(1, keepdim=True))[..., None]).sum(1)
+    assert (got != want.float().to(dtype)).double().mean() < 0.05  # but for ties

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lps_kernels import checks
+from lps_kernels.op import full_precision
 
 
 class GroupElement:
@@ -57,9 +59,18 @@ class GroupElement:
         return self._map(Tensor.detach)
 
     def to(self, *args, **kwargs):
-        """The same element on another device or with another floating dtype; integers keep theirs."""
+        """The same element on another device or with another floating dtype; complex ones stay so, and integers."""
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        return self._map(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking))
+        if dtype is None:
+            return self._map(lambda x: x.to(device, None, non_blocking))
+        checks.floating_dtype(dtype)
+        wide = torch.complex128 if dtype in (torch.float64, torch.complex128) else torch.complex64
+
+        def cast(x: Tensor) -> Tensor:
+            kind = wide if x.is_complex() else dtype.to_real() if x.is_floating_point() else None
+            return x.to(device, kind, non_blocking)
+
+        return self._map(cast)
 
     @property
     def batch_size(self) -> int:
@@ -103,15 +114,18 @@ class GroupElement:
         """An order as the subclass wants it; 0 where the group does not act."""
         return order
 
-    def _samples(self, index: int | slice) -> slice:
-        """Some of the samples; an int keeps the axis, with one sample."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"sample {index} of {len(self)}")
-            return slice(index % len(self), index % len(self) + 1)
-        if not isinstance(index, slice):
-            raise TypeError(f"index: expected an int or a slice of samples, got {type(index).__name__}")
-        return index
+    def _samples(self, index: int | slice | Tensor | list[int]) -> slice | Tensor | list[int]:
+        """Some of the samples, as what a tensor's axis takes; an int keeps the axis, with one sample."""
+        if isinstance(index, (slice, list)) or (isinstance(index, Tensor) and index.dim() == 1):
+            return index
+        try:
+            index = operator.index(index)
+        except TypeError:
+            got = f"a tensor {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+            raise TypeError(f"index: expected an int, a slice or a list or tensor (k,) of samples, got {got}") from None
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return slice(index % len(self), index % len(self) + 1)
 
     def _check_leading(self, name: str, x: Tensor, count: int) -> None:
         wanted = self._shape[:count]
@@ -126,7 +140,7 @@ class GroupElement:
             return y
         if weights is None:
             return y.mean(1)
-        return torch.einsum("bk,bk...->b...", weights.to(y.dtype), y)
+        return (y * weights.view(*weights.shape, *[1] * (y.dim() - 2))).sum(1).to(y.dtype)
 
 
 class Composition(GroupElement):
@@ -151,11 +165,15 @@ class Composition(GroupElement):
     @property
     def num_nodes(self) -> Tensor | None:
         """Of permutations and motions with padding: (b,)."""
-        return self._right.num_nodes if self._left.num_nodes is None else self._left.num_nodes
+        nodes = [getattr(g, "num_nodes", None) for g in (self._left, self._right)]
+        return nodes[1] if nodes[0] is None else nodes[0]
 
     def entropy(self) -> Tensor:
         """Of permutations: the sum of both factors' penalties, see `Permutation.entropy`."""
         return self._left.entropy() + self._right.entropy()
+
+    def _order(self, order):
+        return self._left._order(order)
 
     def __getitem__(self, index) -> Composition:
         return Composition(self._left[index], self._right[index])
@@ -169,7 +187,7 @@ class Composition(GroupElement):
     def matrix(self) -> Tensor:
         left, right = self._left.matrix(), self._right.matrix()
         dtype = torch.promote_types(left.dtype, right.dtype)  # that of one without scores is only the default
-        return left.to(dtype) @ right.to(dtype)
+        return multiply(left.to(dtype), right.to(dtype))
 
     def _transform_input(self, x: Tensor, order) -> Tensor:
         return self._right._each_input(self._left._transform_input(x, order), order)
@@ -181,7 +199,14 @@ class Composition(GroupElement):
         return self._left._transform_output(self._right._transform_output(y, order, None, None), order, weights, reduce)
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, in full precision under autocast too."""
+    return full_precision(a.device.type, torch.matmul, a, b)
+
+
 def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
+        if not isinstance(size, (int, torch.SymInt)):
+            raise TypeError(f"{name}: expected an int, got {type(size).__name__}")
         if size < 0:
             raise ValueError(f"{name}: expected 0 or more, got {size}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lps_kernels import checks
-from lps_kernels.elements.base import GroupElement
+from lps_kernels.elements.base import GroupElement, multiply
 from lps_kernels.elements.orthogonal import Orthogonal, centroid, check_same, check_square, frames, haar
 from lps_kernels.ops.gram_schmidt import orthonormalize
 from lps_kernels.ops.inverse_rotate_mean import run_inverse_rotate
@@ -113,7 +113,7 @@ class Euclidean(GroupElement):
             return names[order]
         raise ValueError(f"order: expected one of 'scalar', 'vector', 'point', 'tensor', 0, 1 or 2, got {order!r}")
 
-    def __getitem__(self, index: int | slice) -> Euclidean:
+    def __getitem__(self, index) -> Euclidean:
         """Some of the samples; an int keeps the axis, with one sample."""
         index = self._samples(index)
         degenerate = None if self._degenerate is None else self._degenerate[:, index]
@@ -121,18 +121,22 @@ class Euclidean(GroupElement):
 
     def inverse(self) -> Euclidean:
         """The inverse motions."""
-        center = -(self._q.mT @ self._center[..., None])[..., 0]
+        center = -multiply(self._q.mT, self._center[..., None])[..., 0]
         return Euclidean(self._q.mT, center, None, self._num_nodes)
 
     def __matmul__(self, other: GroupElement) -> GroupElement:
         if isinstance(other, Orthogonal):
-            other = Euclidean(other.q, other.q.new_zeros(other.batch_size, 1, other.q.shape[-1]))
+            other = _about_origin(other)
         if not isinstance(other, Euclidean):
             return super().__matmul__(other)
         check_same(self, other)
-        center = (self._q @ other._center[..., None])[..., 0] + self._center
+        center = multiply(self._q, other._center[..., None])[..., 0] + self._center
         num_nodes = self._num_nodes if other._num_nodes is None else other._num_nodes
-        return Euclidean(self._q @ other._q, center, None, num_nodes)
+        return Euclidean(multiply(self._q, other._q), center, None, num_nodes)
+
+    def _turned(self, g: Orthogonal) -> Euclidean:
+        """g @ self."""
+        return _about_origin(g) @ self
 
     def matrix(self) -> Tensor:
         """Homogeneous matrices (b, k, d + 1, d + 1)."""
@@ -164,3 +168,7 @@ class Euclidean(GroupElement):
     def _transform_output(self, y: Tensor, order: str, weights: Tensor | None, reduce: str | None) -> Tensor:
         center, order = self._act(order)
         return run_inverse_rotate(y, self._q, center, self._nodes(y, 2, order), weights, order, reduce)
+
+
+def _about_origin(g: Orthogonal) -> Euclidean:
+    return Euclidean(g.q, g.q.new_zeros(g.batch_size, 1, g.q.shape[-1]))

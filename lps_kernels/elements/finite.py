@@ -16,7 +16,7 @@ def permutation_group(group: str, n: int) -> Tensor:
     if group == "S_n":
         if n > LARGEST_SYMMETRIC:
             raise ValueError(f"group: expected n <= {LARGEST_SYMMETRIC} for all of S_n, got n = {n}; sample instead")
-        return torch.tensor(list(itertools.permutations(range(n))), dtype=torch.int64).reshape(-1, n)
+        return torch.tensor(list(itertools.permutations(range(n))), dtype=torch.int64).reshape(math.factorial(n), n)
     if group not in ("C_n", "D_n"):
         raise ValueError(f"group: expected 'C_n', 'D_n' or 'S_n', got {group!r}")
     if n < 1:
@@ -30,7 +30,7 @@ def permutation_group(group: str, n: int) -> Tensor:
 
 def plane_group(group: str) -> Tensor:
     """(elements, 2, 2) float64: "C_m" (rotations by a whole number of 1/m turns) or "D_m" (and reflections)."""
-    kind, _, count = group.partition("_")
+    kind, _, count = str(group).partition("_")
     if kind not in ("C", "D") or not count.isdigit() or int(count) < 1:
         raise ValueError(f"group: expected 'C_m' or 'D_m' with a number m, got {group!r}")
     m = int(count)

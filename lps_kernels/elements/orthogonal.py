@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lps_kernels import checks
-from lps_kernels.elements.base import GroupElement, check_sizes
+from lps_kernels.elements.base import GroupElement, check_sizes, multiply
 from lps_kernels.elements.finite import plane_group
 from lps_kernels.ops.gram_schmidt import orthonormalize
 from lps_kernels.ops.inverse_rotate_mean import run_inverse_rotate
@@ -23,6 +23,8 @@ def haar(b, k, d, special, generator, device, dtype, unitary=False) -> Tensor:
     check_sizes(b=b, d=d)
     checks.samples(k)
     dtype = torch.get_default_dtype() if dtype is None else dtype
+    checks.floating_dtype(dtype)
+    checks.flags(special=special)
     double = dtype in (torch.float64, torch.complex128)
     q = random_orthogonal(new_seed(generator, device), b, k, d, special, unitary, double)
     if unitary:
@@ -88,7 +90,9 @@ class Orthogonal(GroupElement):
     def all_of(cls, group: str, b: int, device=None, dtype: torch.dtype | None = None) -> Orthogonal:
         """Every element of a group of the plane, "C_m" or "D_m" with a number m, for exact means."""
         check_sizes(b=b)
-        q = plane_group(group).to(device=device, dtype=torch.get_default_dtype() if dtype is None else dtype)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        checks.floating_dtype(dtype)
+        q = plane_group(group).to(device=device, dtype=dtype)
         return cls(q.expand(b, *q.shape))
 
     @classmethod
@@ -124,7 +128,7 @@ class Orthogonal(GroupElement):
     def _order(self, order):
         return WORDS.get(order, order) if isinstance(order, str) else order
 
-    def __getitem__(self, index: int | slice) -> Orthogonal:
+    def __getitem__(self, index) -> Orthogonal:
         """Some of the samples; an int keeps the axis, with one sample."""
         index = self._samples(index)
         return type(self)(self._q[:, index], None if self._degenerate is None else self._degenerate[:, index])
@@ -134,10 +138,12 @@ class Orthogonal(GroupElement):
         return type(self)(self._q.mH)
 
     def __matmul__(self, other: GroupElement) -> GroupElement:
+        if type(self) is Orthogonal and hasattr(other, "_turned"):
+            return other._turned(self)
         if type(other) is not type(self):
             return super().__matmul__(other)
         check_same(self, other)
-        return type(self)(self._q @ other._q)
+        return type(self)(multiply(self._q, other._q))
 
     def matrix(self) -> Tensor:
         """The matrices (b, k, d, d)."""
@@ -191,13 +197,6 @@ class Unitary(Orthogonal):
         """Matrices that move nothing."""
         return super().identity(b, k, d, device, dtype)
 
-    def to(self, *args, **kwargs):
-        """The same element on another device, or with another dtype, real or complex."""
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        if dtype is not None and not dtype.is_complex:
-            dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-        return self._map(lambda x: x.to(device, dtype if x.is_complex() else None, non_blocking))
-
 
 def check_square(v: Tensor, special: bool) -> None:
     checks.vectors(v, special)
@@ -232,7 +231,10 @@ def frames(points: Tensor, num_nodes: Tensor | None, special: bool) -> tuple[Ten
     x = points.to(center.dtype) - center
     if num_nodes is not None:
         x = x.masked_fill((torch.arange(n, device=x.device) >= num_nodes[:, None])[..., None], 0)
-    values, axes = torch.linalg.eigh(x.mT @ x)
+    if n and d:  # axes do not depend on the scale, squares would overflow or vanish; what is not finite has none
+        largest = x.abs().amax((1, 2), keepdim=True)
+        x = torch.where((largest > 0) & largest.isfinite(), x / largest, 0)
+    values, axes = torch.linalg.eigh(multiply(x.mT, x))
     eps = torch.finfo(x.dtype).eps
     close = values.diff(dim=-1) <= 100 * eps * values[..., -1:].clamp(min=torch.finfo(x.dtype).tiny)
     none = close.new_zeros(b, 1)

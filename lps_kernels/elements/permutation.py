@@ -56,6 +56,7 @@ class Permutation(GroupElement):
         """
         checks.scores(scores, num_nodes)
         checks.temperature(tau, n_iter)
+        checks.flags(normalize=normalize, hard=hard)
         soft = wants_soft(scores, hard)
         seed = new_seed(generator, scores.device)
         perm, t, row, col = _soft_sort(scores, seed, num_nodes, float(tau), n_iter, normalize, soft)
@@ -155,7 +156,7 @@ class Permutation(GroupElement):
         b, k, n = self._shape
         return f"Permutation(b={b}, k={k}, n={n}, device={self._perm.device}, hard={self._hard})"
 
-    def __getitem__(self, index: int | slice) -> Permutation:
+    def __getitem__(self, index) -> Permutation:
         """Some of the samples; an int keeps the axis, with one sample."""
         index = self._samples(index)
         parts = [None if x is None else x[:, index] for x in (self._perm, self._t, self._row, self._col)]
@@ -180,7 +181,7 @@ class Permutation(GroupElement):
         """The dense matrices (b, k, n, n), zero at padding; hard ones have the straight-through gradient."""
         b, k, n = self._shape
         soft = self._soft_sort()
-        dtype = torch.get_default_dtype() if soft is None else soft.t.dtype
+        dtype = torch.get_default_dtype() if self._t is None else self._t.dtype
         valid = valid_nodes(self._num_nodes, n, self._perm.device).expand(b, k, n)
         matrix = torch.eye(n, dtype=dtype, device=self._perm.device) * valid[..., None]
         if soft is not None:

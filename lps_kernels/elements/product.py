@@ -10,6 +10,7 @@ from lps_kernels.elements.orthogonal import Orthogonal, Unitary
 from lps_kernels.elements.permutation import Permutation
 from lps_kernels.ops.inverse_permute_rotate_mean import run_inverse_permute_rotate
 from lps_kernels.ops.permute_rotate import run_permute_rotate
+from lps_kernels.ops.rows import mask_nodes
 
 
 class Product(GroupElement):
@@ -60,7 +61,7 @@ class Product(GroupElement):
     def __repr__(self) -> str:
         return f"Product({self._permutation!r}, {self._motion!r})"
 
-    def __getitem__(self, index: int | slice) -> Product:
+    def __getitem__(self, index) -> Product:
         """Some of the samples; an int keeps the axis, with one sample."""
         return Product(self._permutation[index], self._motion[index])
 
@@ -95,7 +96,7 @@ class Product(GroupElement):
         if space == 0:
             return self._permutation._transform_input(x, nodes)
         if nodes == 0:
-            return self._motion._transform_input(x[:, None], space)[:, :, 0]
+            return self._unmasked._transform_input(x[:, None], space)[:, :, 0]
         if nodes == 2:
             pairs = x.shape[1:3]
             return self._permutation._each_input(
@@ -111,7 +112,7 @@ class Product(GroupElement):
         if space == 0:
             return self._permutation._each_input(x, nodes)
         if nodes == 0:
-            return self._motion._each_input(x[:, :, None], space)[:, :, 0]
+            return self._unmasked._each_input(x[:, :, None], space)[:, :, 0]
         if nodes == 2:
             pairs = x.shape[2:4]
             return self._permutation._each_input(
@@ -124,7 +125,7 @@ class Product(GroupElement):
         if space == 0:
             return self._permutation._transform_output(y, nodes, weights, reduce)
         if nodes == 0:
-            x = self._motion._transform_output(y[:, :, None], space, weights, reduce)
+            x = self._unmasked._transform_output(y[:, :, None], space, weights, reduce)
             return x.squeeze(1 if reduce is not None else 2)
         if nodes == 1 and self._fuses:
             center, order = self._center(space)
@@ -133,8 +134,13 @@ class Product(GroupElement):
         if nodes == 2:
             pairs = y.shape[2:4]
             x = self._unmasked._transform_output(y.flatten(2, 3), space, weights, reduce)
-            return x.unflatten(1 if reduce is not None else 2, pairs)
-        return self._motion._transform_output(y, space, weights, reduce)
+            x = x.unflatten(1 if reduce is not None else 2, pairs)
+        else:
+            x = self._motion._transform_output(y, space, weights, reduce)
+        if space != "point":
+            return x
+        each = x if reduce is None else x[:, None]  # a translation moved the padding too
+        return mask_nodes(each, self._permutation.num_nodes, nodes).reshape(x.shape)
 
     @property
     def _fuses(self) -> bool:
@@ -151,7 +157,7 @@ class Product(GroupElement):
 
     @property
     def _unmasked(self) -> GroupElement:
-        """The motion for n * n pairs, of which the permutation masks those with padding."""
+        """The motion for n * n pairs, of which the permutation masks those with padding, or for what has no nodes."""
         if isinstance(self._motion, Euclidean) and self._motion.num_nodes is not None:
             return Euclidean(self._motion.q, self._motion.center)
         return self._motion

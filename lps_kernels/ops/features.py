@@ -13,7 +13,7 @@ from lps_kernels.ops.rows import compute_dtype
 def flatten(x: Tensor, leading: int) -> Tensor:
     """(leading axes..., c): the trailing axes as one channel axis, complex numbers as two channels."""
     if x.is_complex():
-        x = torch.view_as_real(x)
+        x = torch.view_as_real(x.resolve_conj())
     if x.dim() == leading + 1:
         return x
     return x.reshape(*x.shape[:leading], math.prod(x.shape[leading:]))

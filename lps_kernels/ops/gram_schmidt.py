@@ -99,7 +99,7 @@ def gram_schmidt(v: Tensor, special: bool = False, backend: str | None = None) -
 
 def orthonormalize(v: Tensor, special: bool, backend: str | None = None) -> tuple[Tensor, Tensor]:
     """q and degenerate (..., m) of vectors that are known to be good."""
-    pairs = torch.view_as_real(v) if v.is_complex() else v
+    pairs = torch.view_as_real(v.resolve_conj()) if v.is_complex() else v
     leading, own = v.shape[:-2], pairs.shape[v.dim() - 2 :]
     q, degenerate = _gram_schmidt(pairs.reshape(leading.numel(), *own), special, backend=backend)
     q = q.reshape(*leading, *own)

@@ -78,6 +78,7 @@ def inverse_permute(
     """
     checks.permutation(perm, num_nodes)
     checks.temperature(tau)
+    checks.flags(hard=hard)
     checks.soft(soft, perm)
     return run_inverse_permute(y, perm, soft, num_nodes, weights, tau, order, hard, reduce, backend)
 

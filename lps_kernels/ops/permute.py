@@ -68,6 +68,7 @@ def permute(
     """
     checks.permutation(perm, num_nodes)
     checks.temperature(tau)
+    checks.flags(hard=hard)
     checks.soft(soft, perm)
     return run_permute(x, perm, soft, num_nodes, tau, order, hard, backend)
 

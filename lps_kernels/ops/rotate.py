@@ -85,7 +85,7 @@ def real_arguments(x: Tensor, q: Tensor, center: Tensor | None) -> tuple[Tensor,
     """x, q and center in matching dtypes, and whether x is to be flattened as what a unitary matrix acts on."""
     unitary = q.is_complex()
     if unitary:
-        x = x if x.is_complex() else torch.complex(x, torch.zeros_like(x))
+        x = x if x.is_complex() else x.to(compute_dtype(x.dtype)) + 0j
         q = real_matrix(q)
         if center is not None:
             center = torch.view_as_real(center.to(torch.promote_types(center.dtype, torch.complex64))).flatten(-2)

@@ -76,6 +76,7 @@ def sample_permute(
     """
     checks.scores(scores, num_nodes)
     checks.temperature(tau, n_iter)
+    checks.flags(normalize=normalize, hard=hard)
     b, _, n = scores.shape
     checks.features("x", x, (b,), 1, n, scores.device, floating=True)
     if edges is not None:

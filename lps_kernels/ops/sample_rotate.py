@@ -81,6 +81,7 @@ def sample_rotate(
     checks.floating("x", x)
     b, n, d = x.shape
     checks.num_nodes(num_nodes, b, n, x.device)
+    checks.flags(special=special, center=center)
     if v is None:
         if k is None:
             raise ValueError("k: expected the number of samples where v is None")

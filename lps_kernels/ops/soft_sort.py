@@ -115,5 +115,6 @@ def softsort(
     """
     checks.scores(scores, num_nodes)
     checks.temperature(tau, n_iter)
+    checks.flags(normalize=normalize)
     seed = new_seed(generator, scores.device)
     return SoftSort(*_soft_sort(scores, seed, num_nodes, float(tau), n_iter, normalize, True, backend=backend))
