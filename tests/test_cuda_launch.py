@@ -79,6 +79,13 @@ def test_features_of_any_shape(name, n, c, order):
             check(name, dtype, b=2, k=3, n=n, c=c, order=order, **options)
 
 
+@pytest.mark.parametrize(("b", "n", "c"), [(2, 33, 2), (64, 100, 2)], ids=["all lines at once", "by strips"])
+def test_the_score_gradient_of_edges(b, n, c):
+    op = OPS["permute"]
+    args = testing.arguments(op, testing.Case(b=b, k=1, n=n, c=c, order=2, scores="tied"), torch.float64, "cuda")
+    testing.assert_gradients_match(op, "cuda", args, [op.parameters.index(name) for name in ("t", "row", "col")])
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int16, torch.int64, torch.complex64], ids=str)
 def test_features_that_only_move(dtype):
     x = torch.randint(0, 2, (2, 9, 9, 3)).to("cuda", dtype)

@@ -47,6 +47,28 @@ def test_reads_and_writes_once(name, case):
     assert wavefronts <= 2.1 * requests
 
 
+# Matrices that no thread holds: tiles of 8, 16 or 32 entries, enough of them that a block takes all samples of one.
+LARGER = (
+    Case(b=44, k=2, n=100, c=8, d=5),
+    Case(b=270, k=2, n=10, c=40, d=5),
+    Case(b=132, k=2, n=33, c=3, d=16),
+)
+
+
+@pytest.mark.parametrize("case", LARGER, ids=str)
+@pytest.mark.parametrize("name", ["rotate", "inverse_rotate_mean"])
+def test_larger_matrices_read_and_write_once(name, case):
+    op = OPS[name]
+    op(*testing.arguments(op, dataclasses.replace(case, ragged=False), device="cuda"), backend="cuda")
+    torch.cuda.synchronize()
+    got = gpusim.counters()
+    assert got["gat_sectors"] + got["local_ld_sectors"] + got["local_st_sectors"] == 0
+    asked = got["gld_sectors"] + got["gst_sectors"]
+    assert asked <= 1.12 * (got["unique_read_sectors"] + got["unique_write_sectors"])
+    requests, wavefronts = (got[f"sld_{w}"] + got[f"sst_{w}"] for w in ("requests", "wavefronts"))
+    assert wavefronts <= 2 * requests
+
+
 @pytest.mark.parametrize(("b", "d"), [(256, 2), (256, 3), (256, 4), (8, 8), (8, 32), (3, 40)])
 def test_matrices_are_read_and_written_once(b, d):
     on_cuda(normals(b, d, d).float(), True)

@@ -30,6 +30,8 @@ TILES = (
     Case(b=1, k=3, n=40, c=3, d=20),
     Case(b=1, k=2, n=5, c=1, d=70, ragged=False),
     Case(b=1, k=2, n=5, c=2, d=17, order=2, ragged=False),
+    Case(b=280, k=2, n=5, c=2, d=6),
+    Case(b=1, k=2, n=9, c=150, d=5),
 )
 EXAMPLES = ("rotate", "inverse_rotate_mean", "permute_rotate", "inverse_permute_rotate_mean")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -164,11 +166,12 @@ def test_an_order_that_is_none_reads_nothing_else(name, bad):
     assert all(g.isfinite().all() for g in testing.gradients(op, "cuda", args).values())
 
 
-def test_the_mean_of_no_samples():
-    q, y = torch.empty(2, 0, 3, 3, device="cuda"), torch.empty(2, 0, 5, 3, 1, device="cuda")
+@pytest.mark.parametrize("d", [3, 5])
+def test_the_mean_of_no_samples(d):
+    q, y = torch.empty(2, 0, d, d, device="cuda"), torch.empty(2, 0, 5, d, 1, device="cuda")
     nodes = torch.tensor([5, 2], device="cuda")
     mean = OPS["inverse_rotate_mean"](y, q, None, nodes, None, 1, True, backend="cuda")
-    assert mean.shape == (2, 5, 3, 1) and mean.isnan().all()
+    assert mean.shape == (2, 5, d, 1) and mean.isnan().all()
 
 
 def test_features_that_begin_anywhere_in_a_sector():
