@@ -6,6 +6,8 @@ node's edges, or a graph's nodes where the permutation acts on one axis.
 
 from __future__ import annotations
 
+import functools
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -138,7 +140,11 @@ def sum_graph_kernel(
 
 def line_of(x: Tensor, n: int, order: int) -> dict | None:
     """How a line lies in a program, or None where runs are whole sectors anyway or a line is too long."""
-    c, size = x.shape[-1], x.element_size()
+    return _line_of(n, x.shape[-1], x.element_size())
+
+
+@functools.lru_cache(maxsize=1024)
+def _line_of(n: int, c: int, size: int) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if c * size % 32 == 0 or block > LONGEST:

@@ -136,7 +136,7 @@ def halve(lanes: dict) -> None:
 def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
     their channels where the second is."""
-    lanes = row_sizes(n, torch.float64)  # fewer elements a lane than in soft_sort: there are channels to hold too
+    lanes = dict(row_sizes(n, torch.float64))  # fewer elements a lane than in soft_sort: there are channels to hold too
     if dtype == torch.float64 and 1 < lanes["W"] < 8:
         halve(lanes)
     room = _CHANNELS
