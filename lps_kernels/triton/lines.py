@@ -36,6 +36,14 @@ def load_line(at, j, count, SKEW: tl.constexpr):
 
 
 @triton.jit
+def load_graph(at, j, nodes, c, line, SKEW: tl.constexpr):
+    """A line of all nodes, padding too where threads read several numbers at once: it is not known of the real nodes'
+    end that it is no thread's middle, and numbers read one by one ask for a sector four to eight times.
+    """
+    return load_line(at, j, nodes * c if SKEW else line, SKEW)
+
+
+@triton.jit
 def columns_of(order, j, c, n, nodes):
     """Where in a line number j of the ordered line is, and which there are."""
     real = j < nodes * c
@@ -104,11 +112,11 @@ def gather_graph_kernel(
     chunk, graph = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
     j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
     if not EACH:
-        held, skew = load_line(x + graph * line, j, nodes * c, SKEW)
+        held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW)
     for sample in range(chunk * P, tl.minimum((chunk + 1) * P, k)):
         row = graph * k + sample
         if EACH:
-            held, skew = load_line(x + row * line, j, nodes * c, SKEW)
+            held, skew = load_graph(x + row * line, j, nodes, c, line, SKEW)
         source, real = columns_of(perm + row * n, j, c, n, nodes)
         value = tl.where(real, tl.gather(held, source + skew, 0), 0)
         if DTYPE is not None:
@@ -129,7 +137,7 @@ def sum_graph_kernel(
     for sample in range(k):
         row = graph * k + sample
         source, real = columns_of(inv + sample * n, j, c, n, nodes)
-        held, skew = load_line(y + row * line, j, nodes * c, SKEW)
+        held, skew = load_graph(y + row * line, j, nodes, c, line, SKEW)
         value = tl.where(real, tl.gather(held, source + skew, 0), 0)
         if DTYPE is None:
             total = value
