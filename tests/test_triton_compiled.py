@@ -37,6 +37,7 @@ TIGHT = [
     ("permute", Case(n=188, c=4), torch.float64),
     ("permute", Case(n=444, c=4), torch.float64),
     ("sample_permute", Case(n=100, c=4), torch.float32),
+    ("sample_permute", Case(n=188, c=4), torch.float32),
 ]
 # Rows of more than 1,024 scores, or 512 in float64, take more registers than a thread has, 64 to 255 of them.
 SPILLS = {

@@ -188,7 +188,8 @@ def soft_gradient_parts(
         lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
         if nodes[0] is not None and 1 < lanes["W"] < 8 and lanes["E"] > 2:
             halve(lanes)  # what tells the pairs apart takes registers, some too many
-        if (lanes["E"], lanes["num_warps"], t.dtype) == (2, 4, torch.float32) and not torch.version.hip:
+        sizes = lanes["W"], lanes["E"], lanes["num_warps"]
+        if sizes == (1, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
             lanes["maxnreg"] = 128  # told nothing, ptxas takes 96 and spills 8 bytes
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
