@@ -29,6 +29,7 @@ from triton.runtime.jit import JITFunction, KernelInterface
 
 from lps_kernels import testing
 from lps_kernels.op import OPS
+from lps_kernels.triton.entry import Entry
 
 RESULTS = Path(__file__).parent / "results" / "compiled_triton.json"
 TARGETS = {
@@ -73,7 +74,7 @@ def launches(name: str, case: testing.Case, dtype: torch.dtype) -> list[tuple[JI
     op = OPS[name]
     module = __import__(f"lps_kernels.triton.{name}", fromlist=[name])
     args = testing.arguments(op, case, dtype)
-    with mock.patch.object(KernelInterface, "__getitem__", record):
+    with mock.patch.object(KernelInterface, "__getitem__", record), mock.patch.object(Entry, "__getitem__", record):
         outs = testing._outputs(getattr(module, name)(*args))
         if op.backward is not None:
             grads = [o if o.is_floating_point() else None for o in outs]

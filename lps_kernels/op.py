@@ -351,8 +351,13 @@ def _contiguous(args: Sequence) -> tuple:
 def _launcher(stem: str, name: str) -> Callable:
     """The launcher `name` of triton/<stem>.py, which is imported by the first call: Triton takes a second to import."""
 
+    found = None
+
     def launch(*args):
-        return getattr(importlib.import_module(f"{__package__}.triton.{stem}"), name)(*args)
+        nonlocal found
+        if found is None:
+            found = getattr(importlib.import_module(f"{__package__}.triton.{stem}"), name)
+        return found(*args)
 
     return launch
 

@@ -33,8 +33,13 @@ TIGHT = [
     ("soft_sort", Case(n=1000), torch.float32),
     ("permutation_entropy", Case(n=188), torch.float32),
     ("permute", Case(n=188, c=4, order=2), torch.float32),
+    ("permute", Case(n=100, c=8, order=2), torch.float32),
+    ("permute", Case(n=188, c=4), torch.float64),
+    ("permute", Case(n=444, c=4), torch.float64),
+    ("sample_permute", Case(n=100, c=4), torch.float32),
+    ("sample_permute", Case(n=188, c=4), torch.float32),
 ]
-# Rows of more than 2,048 scores have 128 registers a thread for eight elements, which is less than they take.
+# Rows of more than 1,024 scores, or 512 in float64, take more registers than a thread has, 64 to 255 of them.
 SPILLS = {
     "soft_sort_kernel",
     "soft_sort_backward_kernel",
@@ -79,4 +84,5 @@ def test_no_kernel_spills(dtype, target):
 
     for row in compiled_triton.table([target], list(compiled_triton.CASES), [dtype]):
         assert "error" not in row, row
-        assert row["spilled"] == 0 or (row["kernel"] in SPILLS and row["n"] > 2048), row
+        long = row["n"] > (512 if dtype == torch.float64 else 1024) if "n" in row else False
+        assert row["spilled"] == 0 or (row["kernel"] in SPILLS and long), row

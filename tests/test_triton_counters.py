@@ -77,6 +77,8 @@ TRAFFIC = [
     ("permute", Traffic(Case(**EDGES), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
     ("permute", Traffic(Case(**WIDE), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
     ("permute", Traffic(Case(**{**HARD, "c": 1}), (1, 1), more_back=inverting(1, 16), unread=("x",), needs=1)),
+    # Four numbers a thread are one node's, whose place each of them reads.
+    ("permute", Traffic(Case(**{**HARD, "c": 4}), (1, 1), inverting(1, 24), inverting(1, 48), ("x",), 1)),
     ("inverse_permute_mean", Traffic(Case(**HARD), (1, 1), inverting(1, 16), each_sample, ("y",), 1)),
     ("inverse_permute_mean", Traffic(Case(**EDGES), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),
     ("inverse_permute_mean", Traffic(Case(**WIDE), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),

@@ -94,7 +94,7 @@ def test_launches_what_it_compiled_without_triton(monkeypatch):
     for x, outs in zip((aligned, shifted), want, strict=True):
         assert all(torch.equal(g, w) for g, w in zip(sort(x), outs, strict=True))
     with pytest.raises(AssertionError, match="Triton's own"):
-        sort(scores_of(1, 1, 600))
+        sort(scores_of(1, 1, 600, dtype=torch.float16))  # a class that no other test here compiles
 
 
 def test_hooks_see_launches():

@@ -7,6 +7,8 @@ nothing is added by atomics.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -123,12 +125,14 @@ def sum_wide_edges_kernel(
         tl.store(to, value.to(x.dtype.element_ty), mask=(i < n)[:, None] & (j < line)[None, :])
 
 
+@functools.lru_cache(maxsize=1024)
 def tile(channels: int, widest: int = 128) -> dict:
     """A tile of positions by channels, both powers of two."""
     across = min(power_of_two(channels), widest)
     return {"P": _TILE // across, "C": across, "num_warps": 4, **OPTIONS}
 
 
+@functools.lru_cache(maxsize=1024)
 def node_tile(n: int, c: int) -> dict:
     """A tile of as many nodes as there are, up to 512: whoever holds them all inverts a row once."""
     p = min(power_of_two(n, 16), _NODES)
@@ -136,6 +140,7 @@ def node_tile(n: int, c: int) -> dict:
     return {"P": p, "C": across, "num_warps": max(1, min(p * across // 512, 8)), **OPTIONS}
 
 
+@functools.lru_cache(maxsize=1024)
 def edge_tile(line: int) -> dict:
     """A tile of lines: of eight and more, so that what a program reads of them outweighs what inverting takes."""
     across = min(power_of_two(line), _WIDE // 8)

@@ -6,6 +6,8 @@ node's edges, or a graph's nodes where the permutation acts on one axis.
 
 from __future__ import annotations
 
+import functools
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,6 +33,14 @@ def load_line(at, j, count, SKEW: tl.constexpr):
     else:
         held = tl.load(at + j, mask=j < count, other=0)
     return held, skew
+
+
+@triton.jit
+def load_graph(at, j, nodes, c, line, SKEW: tl.constexpr):
+    """A line of all nodes, padding too where threads read several numbers at once: it is not known of the real nodes'
+    end that it is no thread's middle, and numbers read one by one ask for a sector four to eight times.
+    """
+    return load_line(at, j, nodes * c if SKEW else line, SKEW)
 
 
 @triton.jit
@@ -102,11 +112,11 @@ def gather_graph_kernel(
     chunk, graph = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
     j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
     if not EACH:
-        held, skew = load_line(x + graph * line, j, nodes * c, SKEW)
+        held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW)
     for sample in range(chunk * P, tl.minimum((chunk + 1) * P, k)):
         row = graph * k + sample
         if EACH:
-            held, skew = load_line(x + row * line, j, nodes * c, SKEW)
+            held, skew = load_graph(x + row * line, j, nodes, c, line, SKEW)
         source, real = columns_of(perm + row * n, j, c, n, nodes)
         value = tl.where(real, tl.gather(held, source + skew, 0), 0)
         if DTYPE is not None:
@@ -127,7 +137,7 @@ def sum_graph_kernel(
     for sample in range(k):
         row = graph * k + sample
         source, real = columns_of(inv + sample * n, j, c, n, nodes)
-        held, skew = load_line(y + row * line, j, nodes * c, SKEW)
+        held, skew = load_graph(y + row * line, j, nodes, c, line, SKEW)
         value = tl.where(real, tl.gather(held, source + skew, 0), 0)
         if DTYPE is None:
             total = value
@@ -138,7 +148,11 @@ def sum_graph_kernel(
 
 def line_of(x: Tensor, n: int, order: int) -> dict | None:
     """How a line lies in a program, or None where runs are whole sectors anyway or a line is too long."""
-    c, size = x.shape[-1], x.element_size()
+    return _line_of(n, x.shape[-1], x.element_size())
+
+
+@functools.lru_cache(maxsize=1024)
+def _line_of(n: int, c: int, size: int) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if c * size % 32 == 0 or block > LONGEST:

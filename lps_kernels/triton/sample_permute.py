@@ -15,7 +15,7 @@ from torch import Tensor
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import bits
 from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.lines import columns_of, line_of, load_line
+from lps_kernels.triton.lines import columns_of, line_of, load_graph
 from lps_kernels.triton.moves import node
 from lps_kernels.triton.permute import check as check_features
 from lps_kernels.triton.permute import permute, permute_backward
@@ -49,7 +49,7 @@ def sample_permute_kernel(
     graph = at // k
     nodes = count_nodes(num_nodes, graph, n)
     if P == 0:
-        held, skew = load_line(x + graph * line, j, nodes * c, SKEW)
+        held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW)
         source, real = columns_of(perm + at * n, j, c, n, nodes)
         tl.store(y + at * line + j, tl.where(real, tl.gather(held, source + skew, 0), 0), mask=j < line)
     else:

@@ -106,7 +106,7 @@ def sample_rotate(
     lanes, blocks = s.lanes(x.element_size()), s.blocks()
     if whole:
         warps = max(power_of_two(n * c) // 128, lanes["num_warps"])
-        lanes |= {"LANES": power_of_two(n * c, 32 * warps), "THREADS": 32 * warps, "num_warps": warps}
+        lanes = {**lanes, "LANES": power_of_two(n * c, 32 * warps), "THREADS": 32 * warps, "num_warps": warps}
         blocks = 1
     with on(x):
         if centered and not whole:

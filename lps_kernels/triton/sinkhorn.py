@@ -1,5 +1,7 @@
 """Sinkhorn's iteration on one row of sorted scores in lanes, see laplace.py, and its gradient."""
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -96,6 +98,7 @@ def sinkhorn_backward(
     return from_lanes(sig, W, E)
 
 
+@functools.lru_cache(maxsize=1024)
 def row_sizes(n: int, dtype: torch.dtype) -> dict:
     block = power_of_two(n, 32)
     warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]

@@ -24,7 +24,9 @@ from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.sum_parts import sum_parts
 
-_TILE = 2048  # numbers of u and of v that eight warps scan at once, where a warp holds whole rows
+# Numbers of u and of v that eight warps scan at once, where a warp holds whole rows, by elements a lane: with four, two
+# rows a warp took all 255 registers and spilled 16 bytes.
+_TILE = {1: 2048, 2: 2048, 4: 1024}
 _CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
@@ -126,13 +128,20 @@ def soft_product_kernel(
     tl.store(y + lines[:, :, None] * inner + q[None, None, :], value, mask=mask)
 
 
+def halve(lanes: dict) -> None:
+    """Half the elements a lane, and twice the warps."""
+    lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
+
+
 def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """By n: how a row lies in lanes; and how many channels are scanned at once where the first axis is, and lines and
     their channels where the second is."""
-    lanes = row_sizes(n, torch.float64)  # fewer elements a lane than in soft_sort: there are channels to hold too
+    lanes = dict(row_sizes(n, torch.float64))  # fewer elements a lane than in soft_sort: there are channels to hold too
+    if dtype == torch.float64 and 1 < lanes["W"] < 8:
+        halve(lanes)
     room = _CHANNELS
     if lanes["W"] == 1:
-        room = _TILE // (32 * lanes["E"])
+        room = _TILE[lanes["E"]] // (32 * lanes["E"])
     room //= 2 if dtype == torch.float64 else 1
     channels = min(power_of_two(c), room)
     if order == 1:
@@ -177,8 +186,11 @@ def soft_gradient_parts(
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
         lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
-        if nodes[0] is not None and 1 < lanes["W"] < 8:  # what tells the pairs apart takes registers, some too many
-            lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
+        if nodes[0] is not None and 1 < lanes["W"] < 8 and lanes["E"] > 2:
+            halve(lanes)  # what tells the pairs apart takes registers, some too many
+        sizes = lanes["W"], lanes["E"], lanes["num_warps"]
+        if sizes == (1, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
+            lanes["maxnreg"] = 128  # told nothing, ptxas takes 96 and spills 8 bytes
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, *nodes, perm, t, row, col, num_nodes, weights, *first, *grads, k, n, c, line,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,7 @@ WIDE = 64
 SAMPLES = 8  # of one input that a program turns, where samples are independent: it reads the input once for them
 
 
-@dataclasses.dataclass(frozen=True)
-class Space:
+class Space(NamedTuple):
     """Sizes of a call, as csrc/cpu/rotate.h has them, and how they are laid out in lanes."""
 
     b: int
@@ -38,16 +38,21 @@ class Space:
 
     def lanes(self, itemsize: int = 4) -> dict:
         """Constants of the kernels and their launch."""
-        most, warps = LANES[self.order]
-        count = self.d**self.order
-        lanes, padded = min(most, power_of_two(self.n * self.c, 32 * warps)), power_of_two(count)
-        skew = padded > count and count * self.c * itemsize % 32 > 0
-        constants = {"D": self.d, "ORDER": self.order, "LANES": lanes, "PADDED": padded, "SKEW": skew}
-        return {**constants, "DIRECT": self.c >= WIDE, "THREADS": 32 * warps, "num_warps": warps}
+        return _lanes(self.n, self.d, self.c, self.order, itemsize)
 
     def blocks(self) -> int:
         lanes = self.lanes()["LANES"]
         return cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
+
+
+@functools.lru_cache(maxsize=1024)
+def _lanes(n: int, d: int, c: int, order: int, itemsize: int) -> dict:
+    most, warps = LANES[order]
+    count = d**order
+    lanes, padded = min(most, power_of_two(n * c, 32 * warps)), power_of_two(count)
+    skew = padded > count and count * c * itemsize % 32 > 0
+    constants = {"D": d, "ORDER": order, "LANES": lanes, "PADDED": padded, "SKEW": skew}
+    return {**constants, "DIRECT": c >= WIDE, "THREADS": 32 * warps, "num_warps": warps}
 
 
 def space_of(
