@@ -195,15 +195,19 @@ _RESULTS = {
 }  # fmt: skip
 
 
-def _name_of(row: dict) -> str:
+def name_of(row: dict) -> str:
     """What a row is about."""
     return json.dumps({k: v for k, v in row.items() if k not in _RESULTS}, sort_keys=True)
 
 
+def written() -> list[dict]:
+    """The table on disk."""
+    return json.loads(RESULTS.read_text())["kernels"] if RESULTS.exists() else []
+
+
 def write(rows: list[dict]) -> None:
     """The table on disk, with these rows for those of their names."""
-    held = json.loads(RESULTS.read_text())["kernels"] if RESULTS.exists() else []
-    all_rows = {_name_of(r): r for r in (*held, *({**r, "triton": triton.__version__} for r in rows))}
+    all_rows = {name_of(r): r for r in (*written(), *({**r, "triton": triton.__version__} for r in rows))}
     lines = ",\n".join(json.dumps(all_rows[name]) for name in sorted(all_rows))
     RESULTS.write_text(f'{{"kernels": [\n{lines}\n]}}\n')
 

@@ -39,13 +39,6 @@ TIGHT = [
     ("sample_permute", Case(n=100, c=4), torch.float32),
     ("sample_permute", Case(n=188, c=4), torch.float32),
 ]
-# Rows of more than 1,024 scores, or 512 in float64, take more registers than a thread has, 64 to 255 of them.
-SPILLS = {
-    "soft_sort_kernel",
-    "soft_sort_backward_kernel",
-    "permutation_entropy_backward_kernel",
-    "soft_gradient_kernel",
-}
 
 
 def compiled(target, name, case, dtype=torch.float32):
@@ -79,10 +72,10 @@ def test_aligned_features_move_in_128_bits(case):
 @LONG
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_no_kernel_spills(dtype, target):
+def test_no_kernel_spills_more_than_the_table_says(dtype, target):
     from benchmarks import compiled_triton
 
+    known = {compiled_triton.name_of(row): row["spilled"] for row in compiled_triton.written()}
     for row in compiled_triton.table([target], list(compiled_triton.CASES), [dtype]):
         assert "error" not in row, row
-        long = row["n"] > (512 if dtype == torch.float64 else 1024) if "n" in row else False
-        assert row["spilled"] == 0 or (row["kernel"] in SPILLS and long), row
+        assert row["spilled"] <= known.get(compiled_triton.name_of(row), 0), row
