@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def num_nodes(x: Tensor | None, b: int, n: int, device: torch.device) -> None:
 
 
 def samples(k: int) -> None:
-    if not isinstance(k, (int, torch.SymInt)):
+    if not isinstance(k, (Integral, torch.SymInt)):
         raise TypeError(f"k: expected an int, got {type(k).__name__}")
     if k < 1:
         raise ValueError(f"k: expected at least one sample, got {k}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -206,7 +207,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if not isinstance(size, (int, torch.SymInt)):
+        if not isinstance(size, (Integral, torch.SymInt)):
             raise TypeError(f"{name}: expected an int, got {type(size).__name__}")
         if size < 0:
             raise ValueError(f"{name}: expected 0 or more, got {size}")
