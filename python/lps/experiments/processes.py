@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,14 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device: expected one that this machine has, got {name!r}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
     return device
+
+
+def _leave() -> None:
+    """Out of torchrun's group. Gloo's threads end a moment later; an exit in between would abort the process."""
+    distributed.destroy_process_group()
+    time.sleep(0.2)
 
 
 def seed_all(seed: int) -> None:
