@@ -55,9 +55,13 @@ namespace cpu {
 constexpr int kChunk = 64;
 
 // Matrices that fill vectors turn as blocks of kLanes x kLanes entries, where they have so many; what is left of each
-// entry by entry.
+// entry by entry. The halves of vectors of 64 bytes turn apart where matrices are too small for whole ones.
 template <int E, class T, class S>
-constexpr bool kTurnsBlocks = std::is_same_v<S, T> && E >= kLanes<T>;
+constexpr int turned_entries() {
+  if (!std::is_same_v<S, T>) return 0;
+  if (E >= kLanes<T>) return kLanes<T>;
+  return kVectorBytes == 64 && 2 * E >= kLanes<T> ? kLanes<T> / 2 : 0;
+}
 
 // at[e * kChunk + i] = entry e of matrix i, zero for matrices from `count` on. Not inlined: once for a size, not for
 // every op.
@@ -65,17 +69,25 @@ template <int E, class T, class S>
 __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
   if (count < kChunk) std::fill(at, at + E * kChunk, T(0));
   int64_t i = 0;
-  if constexpr (kTurnsBlocks<E, T, S>) {
-    constexpr int lanes = kLanes<T>, whole = E / lanes * lanes;
+  constexpr int turned = turned_entries<E, T, S>();
+  if constexpr (turned > 0) {
+    constexpr int lanes = kLanes<T>, whole = E / turned * turned;
     for (; i + lanes <= count; i += lanes) {
       const T* base = from + i * E;
-      for (int e = 0; e < whole; e += lanes) {
-        Vec<T> block[lanes];
+      for (int e = 0; e < whole; e += turned) {
+        Vec<T> block[turned];
 #pragma GCC unroll 16
-        for (int l = 0; l < lanes; ++l) block[l] = load(base + l * E + e);
-        transpose<T>(block);
+        for (int l = 0; l < turned; ++l) {
+          const T* row = base + l * E + e;
+          if constexpr (turned == lanes) {
+            block[l] = load(row);
+          } else {
+            block[l] = load_halves(row, row + turned * E);
+          }
+        }
+        transpose<T, turned>(block);
 #pragma GCC unroll 16
-        for (int j = 0; j < lanes; ++j) store(at + (e + j) * kChunk + i, block[j]);
+        for (int j = 0; j < turned; ++j) store(at + (e + j) * kChunk + i, block[j]);
       }
       for (int e = whole; e < E; ++e) {
         Vec<T> entry;
@@ -95,17 +107,25 @@ __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
 template <int E, class T, class S>
 __attribute__((noinline)) void from_lanes(const T* at, int64_t count, S* to) {
   int64_t i = 0;
-  if constexpr (kTurnsBlocks<E, T, S>) {
-    constexpr int lanes = kLanes<T>, whole = E / lanes * lanes;
+  constexpr int turned = turned_entries<E, T, S>();
+  if constexpr (turned > 0) {
+    constexpr int lanes = kLanes<T>, whole = E / turned * turned;
     for (; i + lanes <= count; i += lanes) {
       S* base = to + i * E;
-      for (int e = 0; e < whole; e += lanes) {
-        Vec<T> block[lanes];
+      for (int e = 0; e < whole; e += turned) {
+        Vec<T> block[turned];
 #pragma GCC unroll 16
-        for (int j = 0; j < lanes; ++j) block[j] = load(at + (e + j) * kChunk + i);
-        transpose<T>(block);
+        for (int j = 0; j < turned; ++j) block[j] = load(at + (e + j) * kChunk + i);
+        transpose<T, turned>(block);
 #pragma GCC unroll 16
-        for (int l = 0; l < lanes; ++l) store(base + l * E + e, block[l]);
+        for (int l = 0; l < turned; ++l) {
+          T* const row = base + l * E + e;
+          if constexpr (turned == lanes) {
+            store(row, block[l]);
+          } else {
+            store_halves(row, row + turned * E, block[l]);
+          }
+        }
       }
       for (int e = whole; e < E; ++e) {
 #pragma GCC unroll 16

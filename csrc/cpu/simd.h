@@ -96,19 +96,34 @@ struct Halves {
   }
 };
 
-// Transposes kLanes vectors of kLanes numbers in place.
-template <class T, int half = 1>
+// Transposes `count` vectors in place, all kLanes by kLanes, or each segment of `count` lanes by itself.
+template <class T, int count = kLanes<T>, int half = 1>
 LPS_FN void transpose(Vec<T>* v) {
   constexpr int lanes = kLanes<T>;
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
+  for (int i = 0; i < count; ++i) {
     if (i & half) continue;
     const Vec<T> a = v[i], b = v[i + half];
     v[i] = shuffle<T, Interleaved<lanes, half, false>>(a, b);
     v[i + half] = shuffle<T, Interleaved<lanes, half, true>>(a, b);
   }
-  if constexpr (2 * half < lanes) transpose<T, 2 * half>(v);
+  if constexpr (2 * half < count) transpose<T, count, 2 * half>(v);
 }
+
+#if defined(__AVX512F__)
+// A vector of two halves, from a and from b on, and back.
+template <class T>
+LPS_FN Vec<T> load_halves(const T* a, const T* b) {
+  const __m256d low = _mm256_loadu_pd(reinterpret_cast<const double*>(a));
+  const __m256d high = _mm256_loadu_pd(reinterpret_cast<const double*>(b));
+  return (Vec<T>)_mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1);
+}
+template <class T>
+LPS_FN void store_halves(T* a, T* b, Vec<T> v) {
+  _mm256_storeu_pd(reinterpret_cast<double*>(a), _mm512_castpd512_pd256((__m512d)v));
+  _mm256_storeu_pd(reinterpret_cast<double*>(b), _mm512_extractf64x4_pd((__m512d)v, 1));
+}
+#endif
 
 // The even, or odd, numbers of each 16 bytes of a, and then of b's: one instruction, unlike what crosses 16 bytes.
 template <int lanes, int segment, bool odd>
