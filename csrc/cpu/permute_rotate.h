@@ -20,6 +20,7 @@ LPS_FN void with_node(int64_t node, const Body& body) {
 // to[r] = from[perm[r]] for `count` nodes.
 template <class T>
 void gather_nodes(const T* __restrict from, const int64_t* perm, int64_t count, int64_t node, T* __restrict to) {
+  if (node == 0) return;  // memory of nothing may be null
   with_node(node, [&](auto size) {
     for (int64_t r = 0; r < count; ++r) std::memcpy(to + r * size, from + perm[r] * size, size * sizeof(T));
   });
