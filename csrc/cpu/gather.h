@@ -27,10 +27,10 @@ LPS_FN void gather_line(char* __restrict to, const char* __restrict from, const 
     prefetch(next + i * part, kStep * part);
     prefetch<true>(to + i * size + 512, kStep * size);
 #pragma GCC unroll 8
-    for (int64_t j = 0; j < kStep; ++j) std::memcpy(to + (i + j) * size, from + order[i + j] * size, size);
+    for (int64_t j = 0; j < kStep; ++j) copy_bytes(to + (i + j) * size, from + order[i + j] * size, size);
   }
   prefetch(next + i * part, (count - i) * part);
-  for (; i < count; ++i) std::memcpy(to + i * size, from + order[i] * size, size);
+  for (; i < count; ++i) copy_bytes(to + i * size, from + order[i] * size, size);
 }
 
 // y[row, r] = x[perm[r]] and y[row, r, s] = x[perm[r], perm[s]], zero at padding. Any dtype: it moves bytes.
@@ -46,7 +46,7 @@ inline void move_nodes(const Shape& s, const void* from, void* to, int64_t items
       const char* src = static_cast<const char*>(from) + (each ? row : row / s.k) * s.n * line;
       const int64_t real = std::clamp(count, begin, end);
       if (s.order == 1) {
-        for (int64_t r = begin; r < real; ++r) std::memcpy(dst + r * size, src + order[r] * size, size);
+        for (int64_t r = begin; r < real; ++r) copy_bytes(dst + r * size, src + order[r] * size, size);
       } else {
         for (int64_t r = begin; r < real; ++r) {
           char* to_line = dst + r * line;

@@ -1,6 +1,7 @@
 // What permute and inverse_permute_mean share: shapes, inverses, loops over lines.
 #pragma once
 
+#include <cstring>
 #include <vector>
 
 #include "core/macros.h"
@@ -85,6 +86,10 @@ LPS_FN void with_channels(int64_t channels, const Body& body) {
   switch (channels) {
     case 1:
       return body(std::integral_constant<int64_t, 1>());
+    case 2:
+      return body(std::integral_constant<int64_t, 2>());
+    case 3:
+      return body(std::integral_constant<int64_t, 3>());
     case 4:
       return body(std::integral_constant<int64_t, 4>());
     case 8:
@@ -94,25 +99,58 @@ LPS_FN void with_channels(int64_t channels, const Body& body) {
   }
 }
 
-// Calls body(bytes) of a node, a constant where it is a small power of two.
+// From kPart to 2 kPart bytes: two copies of kPart, which may overlap, move them without a loop.
+template <int64_t kPart>
+struct UpToTwice {
+  int64_t bytes;
+
+  operator int64_t() const {
+    return bytes;
+  }
+};
+
+// `size` bytes, of which nothing else is known.
+LPS_FN void copy_bytes(char* __restrict to, const char* __restrict from, int64_t size) {
+  std::memcpy(to, from, size);
+}
+template <int64_t size>
+LPS_FN void copy_bytes(char* __restrict to, const char* __restrict from, std::integral_constant<int64_t, size>) {
+  std::memcpy(to, from, size);
+}
+template <int64_t kPart>
+LPS_FN void copy_bytes(char* __restrict to, const char* __restrict from, UpToTwice<kPart> size) {
+  const int64_t rest = size.bytes - kPart;
+  std::memcpy(to, from, kPart);
+  std::memcpy(to + rest, from + rest, kPart);
+}
+
+// Calls body(bytes) of a node, a constant or an UpToTwice where they are few: to call memcpy costs more than to copy.
 template <class Body>
 void with_size(int64_t bytes, const Body& body) {
   switch (bytes) {
     case 1:
       return body(std::integral_constant<int64_t, 1>());
+    case 2:
+      return body(std::integral_constant<int64_t, 2>());
     case 4:
       return body(std::integral_constant<int64_t, 4>());
     case 8:
       return body(std::integral_constant<int64_t, 8>());
+    case 12:
+      return body(std::integral_constant<int64_t, 12>());
     case 16:
       return body(std::integral_constant<int64_t, 16>());
     case 32:
       return body(std::integral_constant<int64_t, 32>());
     case 64:
       return body(std::integral_constant<int64_t, 64>());
-    default:
-      return body(bytes);
   }
+  if (bytes < 2 || bytes > 64) return body(bytes);
+  if (bytes < 4) return body(UpToTwice<2>{bytes});
+  if (bytes < 8) return body(UpToTwice<4>{bytes});
+  if (bytes < 16) return body(UpToTwice<8>{bytes});
+  if (bytes < 32) return body(UpToTwice<16>{bytes});
+  body(UpToTwice<32>{bytes});
 }
 
 // t, row and col come all or not at all, with features that are computed in their dtype.
