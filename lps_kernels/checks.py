@@ -88,6 +88,14 @@ def num_nodes(x: Tensor | None, b: int, n: int, device: torch.device) -> None:
             raise ValueError(f"num_nodes: expected values from 0 to n = {n}, got {values[bad]} at {bad}")
 
 
+def same_nodes(a: Tensor | None, b: Tensor | None) -> None:
+    """That two parts of an element count the same nodes, where both count; values are looked at on CPU only."""
+    if a is None or b is None or a is b or not (_readable(a) and _readable(b)):
+        return
+    if not torch.equal(a, b):
+        raise ValueError(f"num_nodes: expected the same of both parts, got {a.tolist()} and {b.tolist()}")
+
+
 def samples(k: int) -> None:
     if not isinstance(k, (Integral, torch.SymInt)):
         raise TypeError(f"k: expected an int, got {type(k).__name__}")
@@ -112,7 +120,7 @@ def scores(x: Tensor, nodes: Tensor | None) -> None:
 def temperature(tau: float, n_iter: int = 0) -> None:
     if isinstance(tau, bool) or not isinstance(tau, Real):
         raise TypeError(f"tau: expected a number, got {type(tau).__name__}")
-    if not (tau > 0 and math.isfinite(tau)):
+    if not 0 < tau < math.inf:  # and not math.isfinite, which torch.compile can't ask of a dynamic number
         raise ValueError(f"tau: expected a positive, finite number, got {tau}")
     if isinstance(n_iter, bool) or not isinstance(n_iter, int):
         raise TypeError(f"n_iter: expected an int, got {type(n_iter).__name__}")
@@ -138,7 +146,7 @@ def permutation(perm: Tensor, nodes: Tensor | None) -> None:
         row = (~seen.all(-1)).nonzero()[0].tolist()
         raise ValueError(f"perm: expected each row to be a bijection, got one that is not in row {row} of (b, k)")
     if nodes is not None:
-        index = torch.arange(n)
+        index = torch.arange(n, device=perm.device)
         moved = ((perm != index) & (index >= nodes[:, None, None])).any(-1).nonzero()
         if moved.numel():
             row = moved[0].tolist()
@@ -267,7 +275,7 @@ def orthogonal(q: Tensor) -> None:
         return
     wide = q.detach().to(torch.promote_types(q.dtype, torch.float32))
     square = full_precision(q.device.type, torch.matmul, wide.mH, wide)
-    error = (square - torch.eye(q.shape[-1], dtype=wide.dtype)).abs().amax((-1, -2))
+    error = (square - torch.eye(q.shape[-1], dtype=wide.dtype, device=q.device)).abs().amax((-1, -2))
     bad = (~(error <= 1e-3)).nonzero()
     if bad.numel():
         row = bad[0].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -33,11 +34,17 @@ def uniform_group(name: str) -> Sampler:
     raise ValueError(f"distribution: expected a callable or one of {NAMES}, got {name!r}")
 
 
+def _all_of(name: str, x: Tensor, k: int, num_nodes: Tensor | None = None) -> Permutation:
+    if num_nodes is not None:
+        raise ValueError(f"num_nodes: expected none for {name}, which turns a ring of all n nodes")
+    return Permutation.all_of(name, x.shape[0], x.shape[1], x.device)
+
+
 def _factor(name: str) -> Sampler | None:
     if name == "S_n":
         return lambda x, k, num_nodes=None: Permutation.uniform(x.shape[0], k, x.shape[1], num_nodes, device=x.device)
     if name in ("C_n", "D_n"):
-        return lambda x, k: Permutation.all_of(name, x.shape[0], x.shape[1], x.device)
+        return functools.partial(_all_of, name)
     found = re.fullmatch(r"(S?)([OE])\((\d+)\)|U\((\d+)\)", name)
     if not found:
         return None

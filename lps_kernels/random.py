@@ -66,11 +66,11 @@ def row_words(seed: Tensor, rows: int, n: int, stream: int) -> Tensor:
 
     A row's words depend on its number alone, not on the padded length n.
     """
-    index = torch.arange(-(-n // 4), device=seed.device)
+    index = torch.arange(n, device=seed.device)
     row = torch.arange(rows, device=seed.device)[:, None]
-    words = torch.stack(philox(seed, (index, row & _MASK, row >> 32, stream)), dim=-1)
-    # An index and not a slice: torch.compile would compile anew where n is a multiple of four.
-    return words.flatten(1).index_select(1, torch.arange(n, device=seed.device))
+    # Four times the words that are needed: a number of counters, n / 4 rounded up, would tie torch.export to some n.
+    words = torch.stack(philox(seed, (index // 4, row & _MASK, row >> 32, stream)), dim=-1)
+    return words.gather(-1, (index % 4).expand(rows, n)[..., None]).squeeze(-1)
 
 
 def uniforms(words: Tensor, dtype: torch.dtype) -> Tensor:

@@ -138,6 +138,51 @@ def test_exports(strict):
         torch.testing.assert_close(program.module()(x), want)
 
 
+class Scored(torch.nn.Module):
+    """Samples of a group whose sizes and padding a program may leave open."""
+
+    def __init__(self, group):
+        super().__init__()
+        self.score, self.group = torch.nn.Linear(3, 1), group
+
+    def forward(self, x, num_nodes):
+        b, n, d = x.shape
+        if self.group == "uniform":
+            g, order = lk.Permutation.uniform(b, 4, n, num_nodes), 1
+        else:
+            noisy = x[:, None] + torch.rand(b, 4, n, d)
+            g = lk.Permutation.from_scores(self.score(noisy).squeeze(-1), num_nodes)
+            motion = lk.Euclidean.from_vectors(torch.randn(b, 4, d, d), x, num_nodes=num_nodes)
+            g, order = lk.Product(g, motion), (1, "point")
+        return lk.symmetrize(lambda y: y.cumsum(1), x, g, order, order)
+
+
+@pytest.mark.parametrize("group", ["uniform", "product"])
+def test_exports_with_any_number_of_graphs_and_nodes(group):
+    net, sizes = Scored(group).eval(), {"b": torch.export.Dim("b", min=2), "n": torch.export.Dim("n", min=2)}
+    shapes = ({0: sizes["b"], 1: sizes["n"]}, {0: sizes["b"]})
+    program = torch.export.export(net, (torch.randn(3, 7, 3), torch.tensor([7, 4, 1])), dynamic_shapes=shapes)
+    for given in (
+        (torch.randn(5, 32, 3), torch.tensor([32, 1, 0, 5, 6])),
+        (torch.randn(2, 3, 3), torch.tensor([3, 2])),
+    ):
+        torch.manual_seed(1)
+        want = net(*given)
+        torch.manual_seed(1)
+        torch.testing.assert_close(program.module()(*given), want)
+
+
+def test_numbers_may_be_dynamic():
+    def run(scores, x, tau):
+        return lk.symmetrize(lambda y: y.cumsum(1), x, lk.Permutation.from_scores(scores, tau=tau), 1, 1)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    scores, x = torch.randn(2, 3, 6, requires_grad=True), torch.randn(2, 6, 3)
+    for tau in (0.1, 0.3):
+        want = torch.autograd.grad(run(scores, x, tau).square().sum(), scores)
+        torch.testing.assert_close(torch.autograd.grad(compiled(scores, x, tau).square().sum(), scores), want)
+
+
 def test_exported_program_survives_saving(tmp_path):
     net, x = model().eval(), torch.randn(4, 7, 3)
     torch.export.save(torch.export.export(net, (x,)), tmp_path / "net.pt2")

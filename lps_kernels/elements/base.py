@@ -116,8 +116,12 @@ class GroupElement:
         return order
 
     def _samples(self, index: int | slice | Tensor | list[int]) -> slice | Tensor | list[int]:
-        """Some of the samples, as what a tensor's axis takes; an int keeps the axis, with one sample."""
+        """Some of the samples, at least one, as what a tensor's axis takes; an int keeps the axis, with one sample."""
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            index = index.nonzero()[:, 0] if index.shape == (len(self),) else index
         if isinstance(index, (slice, list)) or (isinstance(index, Tensor) and index.dim() == 1):
+            if not (range(len(self))[index] if isinstance(index, slice) else len(index)):
+                raise IndexError(f"index: expected at least one of {len(self)} samples, got none by {index}")
             return index
         try:
             index = operator.index(index)

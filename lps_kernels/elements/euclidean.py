@@ -69,10 +69,13 @@ class Euclidean(GroupElement):
 
     @classmethod
     def from_matrix(cls, q: Tensor, center: Tensor, num_nodes: Tensor | None = None) -> Euclidean:
-        """Orthogonal matrices (b, k, d, d) and translations (b, d) or (b, k, d)."""
+        """Orthogonal matrices (b, k, d, d) and translations (b, d) or (b, k, d), which become of q's dtype."""
         checks.rotations(q)
+        checks.floating("q", q)
         checks.orthogonal(q)
-        return cls(q, checks.center(center, q, 1), None, num_nodes)
+        if center is None:
+            raise TypeError("center: expected a tensor (b, d) or (b, k, d), got None")
+        return cls(q, checks.center(center, q, 1).to(q.dtype), None, num_nodes)
 
     @classmethod
     def from_frames(cls, points: Tensor, num_nodes: Tensor | None = None, special: bool = False) -> Euclidean:
@@ -130,6 +133,7 @@ class Euclidean(GroupElement):
         if not isinstance(other, Euclidean):
             return super().__matmul__(other)
         check_same(self, other)
+        checks.same_nodes(self._num_nodes, other._num_nodes)
         center = multiply(self._q, other._center[..., None])[..., 0] + self._center
         num_nodes = self._num_nodes if other._num_nodes is None else other._num_nodes
         return Euclidean(multiply(self._q, other._q), center, None, num_nodes)

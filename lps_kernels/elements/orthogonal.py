@@ -92,7 +92,7 @@ class Orthogonal(GroupElement):
         check_sizes(b=b)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         checks.floating_dtype(dtype)
-        q = plane_group(group).to(device=device, dtype=dtype)
+        q = plane_group(group, device).to(dtype)
         return cls(q.expand(b, *q.shape))
 
     @classmethod
@@ -193,8 +193,9 @@ class Unitary(Orthogonal):
         return cls(haar(b, k, d, False, generator, device, dtype, unitary=True))
 
     @classmethod
-    def identity(cls, b: int, k: int, d: int, device=None, dtype: torch.dtype = torch.complex64) -> Unitary:
+    def identity(cls, b: int, k: int, d: int, device=None, dtype: torch.dtype | None = None) -> Unitary:
         """Matrices that move nothing."""
+        dtype = torch.get_default_dtype().to_complex() if dtype is None else dtype
         return super().identity(b, k, d, device, dtype)
 
 
@@ -239,7 +240,7 @@ def frames(points: Tensor, num_nodes: Tensor | None, special: bool) -> tuple[Ten
     close = values.diff(dim=-1) <= 100 * eps * values[..., -1:].clamp(min=torch.finfo(x.dtype).tiny)
     none = close.new_zeros(b, 1)
     degenerate = torch.cat((close, none), -1) | torch.cat((none, close), -1)
-    signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * d).reshape(-1, d).to(x)
+    signs = torch.cartesian_prod(*[x.new_tensor([1.0, -1.0])] * d).reshape(-1, d)
     q = axes[:, None] * signs[:, None, :]
     if special:  # half of the signs, with determinant 1
         half = signs[:, :-1] if d else signs

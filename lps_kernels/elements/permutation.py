@@ -136,7 +136,7 @@ class Permutation(GroupElement):
         >>> assert torch.allclose(y.roll(1, 1), lk.symmetrize(lambda x: x.cumsum(1), x.roll(1, 1), g, order_out=1))
         """
         check_sizes(b=b, n=n)
-        table = permutation_group(group, n).to(device)
+        table = permutation_group(group, n, device)
         return cls(table.expand(b, *table.shape), None, None, None, None)
 
     @property
@@ -172,6 +172,7 @@ class Permutation(GroupElement):
             return super().__matmul__(other)
         if self._shape != other._shape:
             raise ValueError(f"@: expected permutations of the same shape, got {self._shape} and {other._shape}")
+        checks.same_nodes(self._num_nodes, other._num_nodes)
         if self._row is not None or other._row is not None:
             return Composition(self, other)
         num_nodes = self._num_nodes if other._num_nodes is None else other._num_nodes

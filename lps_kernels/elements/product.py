@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lps_kernels import checks
 from lps_kernels.elements.base import Composition, GroupElement
 from lps_kernels.elements.euclidean import Euclidean
 from lps_kernels.elements.orthogonal import Orthogonal, Unitary
@@ -39,6 +40,7 @@ class Product(GroupElement):
                 f"motion: expected as many inputs and samples as the permutation has, {permutation._shape[:2]}, "
                 f"got {motion._shape[:2]}"
             )
+        checks.same_nodes(permutation.num_nodes, getattr(motion, "num_nodes", None))
         self._set(permutation=permutation, motion=motion)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -101,6 +103,6 @@ def orthonormalize(v: Tensor, special: bool, backend: str | None = None) -> tupl
     """q and degenerate (..., m) of vectors that are known to be good."""
     pairs = torch.view_as_real(v.resolve_conj()) if v.is_complex() else v
     leading, own = v.shape[:-2], pairs.shape[v.dim() - 2 :]
-    q, degenerate = _gram_schmidt(pairs.reshape(leading.numel(), *own), special, backend=backend)
+    q, degenerate = _gram_schmidt(pairs.reshape(math.prod(leading), *own), special, backend=backend)
     q = q.reshape(*leading, *own)
     return (torch.view_as_complex(q) if v.is_complex() else q), degenerate.reshape(*leading, v.shape[-1])

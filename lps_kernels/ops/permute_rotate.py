@@ -40,11 +40,11 @@ def run_permute_rotate(x: Tensor, permutation, q: Tensor, center: Tensor | None,
     """g^-1 x of a hard `Permutation` with rotations q (b, k, d, d), of x (b, n, d, ...) or (b, n, d, d, ...)."""
     perm, soft, num_nodes = permutation._arguments()
     check_product("x", x, perm.shape[:1], perm, order, q)
-    x, q, center, _ = real_arguments(x, q, checks.center(center, q, order))
+    x, q, center, unitary = real_arguments(x, q, checks.center(center, q, order))
     t, row, col = soft_arguments(soft, x, True)
-    flat = flatten(x, 1, order)
+    flat = flatten(x, 1, order, unitary)
     y = _permute_rotate(flat, perm, t, row, col, q, center, num_nodes, float(permutation._tau), order)
-    return unflatten(y, x, 1, order)
+    return unflatten(y, x, 1, order, unitary)
 
 
 def check_product(name: str, x: Tensor, leading, perm: Tensor, order: int, q: Tensor) -> None:

@@ -20,7 +20,9 @@ def random_permutation(seed: Tensor, num_nodes: Tensor | None, b: int, k: int, n
     """
     high, low = (row_words(seed, b * k, n, stream) for stream in (STREAM_PERMUTATION, STREAM_TIES))
     index = torch.arange(n, device=seed.device)
-    index_mask = (1 << max(n - 1, 0).bit_length()) - 1
+    index_mask = torch.full((), max(n - 1, 0), device=seed.device)
+    for shift in (1, 2, 4, 8, 16):  # all bits below its highest
+        index_mask = index_mask | index_mask >> shift
     keys = ((high & 0x7FFFFFFF) << 32) | low
     keys = torch.where(valid_nodes(num_nodes, n, seed.device), keys.reshape(b, k, n), 2**63 - 1)
     return ((keys & ~index_mask) | index).sort(dim=-1).values & index_mask

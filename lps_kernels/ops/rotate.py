@@ -83,10 +83,11 @@ def run_rotate(x, q, center, num_nodes, order, backend=None) -> Tensor:
 
 def real_arguments(x: Tensor, q: Tensor, center: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, bool]:
     """x, q and center in matching dtypes, and whether x is to be flattened as what a unitary matrix acts on."""
-    unitary = q.is_complex()
+    # A real center moves the real part of complex points alone, which no channels of a real matrix can say.
+    unitary = q.is_complex() or (x.is_complex() and center is not None)
     if unitary:
         x = x if x.is_complex() else x.to(compute_dtype(x.dtype)) + 0j
-        q = real_matrix(q)
+        q = real_matrix(q if q.is_complex() else q + 0j)
         if center is not None:
             center = torch.view_as_real(center.to(torch.promote_types(center.dtype, torch.complex64))).flatten(-2)
     dtype = compute_dtype(x.dtype)

@@ -40,12 +40,10 @@ def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = Fa
     tail = x.shape[leading + has_nodes(x, leading, order) + order :]
     if unitary:
         d //= 2
-        if order == 1:
-            y = torch.view_as_complex(y.unflatten(-2, (d, 2)).movedim(-2, -1).contiguous())
-        else:
-            y = y.unflatten(-2, (d, 2))[..., 0, :].unflatten(-3, (d, 2))  # the first column holds re and im
-            y = torch.view_as_complex(y.movedim(-3, -1).contiguous())
-        y = y.reshape(*lead, *[d] * order, *tail)
+        y = y.unflatten(-2, (d, 2))
+        if order == 2:
+            y = y[..., 0, :].unflatten(-3, (d, 2)).movedim(-3, -2)  # the first column holds re and im
+        y = torch.complex(y[..., 0, :], y[..., 1, :]).reshape(*lead, *[d] * order, *tail)
     elif x.is_complex():
         y = torch.view_as_complex(y.reshape(*lead, *[d] * order, *tail, 2))
     else:

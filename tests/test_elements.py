@@ -1,0 +1,131 @@
+"""What all group elements share: checkpoints, samples by index, the default device and dtype, complex features."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import lps_kernels as lk
+
+B, K, N, D = 2, 3, 6, 3
+NODES = torch.tensor([6, 4])
+
+
+def points(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(B, N, D, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def scores() -> Tensor:
+    return torch.randn(B, K, N, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+MADE = {
+    "permutation": lambda: (lk.Permutation.from_scores(scores(), num_nodes=NODES), 1),
+    "composition": lambda: (lk.Permutation.from_scores(scores()) @ lk.Permutation.from_scores(scores()), 1),
+    "orthogonal": lambda: (lk.Orthogonal.uniform(B, K, D), 1),
+    "euclidean": lambda: (lk.Euclidean.uniform(points(), K, num_nodes=NODES), "point"),
+    "unitary": lambda: (lk.Unitary.uniform(B, K, D), 1),
+    "product": lambda: (lk.Product(lk.Permutation.uniform(B, K, N), lk.Orthogonal.uniform(B, K, D)), (1, 1)),
+}
+EACH = pytest.mark.parametrize("made", MADE)
+
+
+@EACH
+def test_checkpoints_load_by_default(made: str, tmp_path) -> None:
+    g, order = MADE[made]()
+    torch.save({"g": g.detach()}, tmp_path / "g.pt")
+    h, x = torch.load(tmp_path / "g.pt")["g"], points().to(torch.complex64)
+    assert torch.equal(h.transform_input(x, order), g.transform_input(x, order))
+
+
+@EACH
+@pytest.mark.parametrize("index", [slice(K, None), [], torch.zeros(0, dtype=torch.int64), torch.zeros(K) > 1])
+def test_no_samples_at_all_are_an_error(made: str, index) -> None:
+    with pytest.raises(IndexError, match="at least one of 3 samples"):
+        MADE[made]()[0][index]
+
+
+@EACH
+def test_a_mask_takes_samples(made: str) -> None:
+    (g, order), x = MADE[made](), points().to(torch.complex64)
+    h = g[torch.tensor([True, False, True])]
+    assert len(h) == 2 and torch.equal(h.transform_input(x, order), g.transform_input(x, order)[:, [0, 2]])
+
+
+def test_a_mask_of_another_length_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        lk.Permutation.identity(B, K, N)[torch.ones(K + 1) > 0]
+
+
+def test_the_default_device_is_that_of_no_argument_given() -> None:
+    x, nodes = points(), NODES
+    q, perm = torch.eye(D).expand(B, K, D, D), torch.arange(N).expand(B, K, N)
+    with torch.device("meta"):
+        made = [
+            lk.Orthogonal.from_frames(x, nodes, special=True),
+            lk.Orthogonal.from_matrix(q),
+            lk.Euclidean.from_frames(x),
+            lk.Orthogonal.all_of("D_4", B, device="cpu"),
+            lk.Permutation.all_of("S_n", B, 3, device="cpu"),
+            lk.Permutation.all_of("C_n", B, 3, device="cpu"),
+            lk.Permutation.from_indices(perm, num_nodes=nodes),
+        ]
+        assert lk.Permutation.all_of("D_n", B, 3).perm.is_meta and lk.Orthogonal.all_of("C_3", B).q.is_meta
+    assert all(g.matrix().device.type == "cpu" for g in made)
+
+
+def test_unitary_matrices_have_the_default_dtype() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert lk.Unitary.identity(B, K, D).q.dtype == lk.Unitary.uniform(B, K, D).q.dtype == torch.complex128
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_motions_move_the_real_part_of_complex_points_alone() -> None:
+    x = torch.complex(points(torch.float64), 2 + points(torch.float64).flip(1))
+    motion = lk.Euclidean.uniform(x.real, K)
+    both = lk.Product(lk.Permutation.uniform(B, K, N), motion)
+    for g, point, vector in ((motion, "point", "vector"), (both, (1, "point"), (1, "vector"))):
+        x_k = g.transform_input(x, point)
+        want = torch.complex(g.transform_input(x.real, point), g.transform_input(x.imag, vector))
+        assert torch.allclose(x_k, want) and torch.allclose(g.transform_output(x_k, point), x)
+
+
+@pytest.mark.parametrize("shape", [(0, N, D, 2), (B, 0, D, 2), (B, N, D, 0)])
+def test_unitary_matrices_act_on_nothing(shape: tuple) -> None:
+    g = lk.Unitary.uniform(shape[0], K, D)
+    for order in (1, 2):
+        x = torch.zeros(*shape[:2], *[D] * order, *shape[3:], dtype=torch.complex64)
+        x_k = g.transform_input(x, order)
+        assert x_k.shape == (shape[0], K, *x.shape[1:]) and g.transform_output(x_k, order).shape == x.shape
+
+
+def test_parts_that_count_other_nodes_do_not_go_together() -> None:
+    g, h = (lk.Permutation.uniform(B, K, N, num_nodes=nodes) for nodes in (NODES, NODES - 1))
+    motion, other = (lk.Euclidean.uniform(points(), K, num_nodes=nodes) for nodes in (NODES.clone(), NODES - 1))
+    lk.Product(g, motion), g @ lk.Permutation.uniform(B, K, N)
+    for call in (lambda: lk.Product(g, other), lambda: g @ h, lambda: motion @ other):
+        with pytest.raises(ValueError, match=r"^num_nodes: expected the same"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("q", "center", "error", "message"),
+    [
+        (torch.eye(D).expand(B, K, D, D), None, TypeError, "center: expected a tensor"),
+        (torch.eye(D, dtype=torch.complex64).expand(B, K, D, D), torch.zeros(B, D), TypeError, "q: expected float"),
+    ],
+)
+def test_motions_from_wrong_matrices_raise(q, center, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        lk.Euclidean.from_matrix(q, center)
+
+
+def test_motions_take_a_translation_of_another_dtype() -> None:
+    g = lk.Euclidean.from_matrix(torch.eye(D).expand(B, K, D, D), torch.ones(B, D, dtype=torch.float64))
+    assert torch.equal((g.inverse() @ g).matrix(), torch.eye(D + 1).expand(B, K, D + 1, D + 1))
+
+
+def test_finite_groups_have_no_padding() -> None:
+    with pytest.raises(ValueError, match="num_nodes: expected none for C_n"):
+        lk.Symmetrized(torch.nn.Identity(), "C_n", order_out=1)(points(), num_nodes=NODES)
