@@ -27,7 +27,7 @@ void with_feature_lanes(double, int64_t n, const Body& body) {
   if (n <= 32) return body(Type<WarpTeam<8>>(), std::integral_constant<int, 4>());
   if (n <= 128) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 4>());
   if (n <= 1024) return body(Type<BlockTeam<256>>(), std::integral_constant<int, 4>());
-  if (n <= kWideNodes) return body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 4>());
+  if (n <= kWideNodes) return body(Type<BlockTeam<256, true>>(), std::integral_constant<int, 8>());
   if constexpr (LONG) body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
 
@@ -79,12 +79,13 @@ Tensor add(const Tensor& a, const Tensor& b) {
 }
 
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
-                        const OptionalTensor& weights, double scale, const SoftMore& more) {
+                        const OptionalTensor& weights, double scale, const SoftMore& more,
+                        const OptionalTensor& inverse) {
   check_row_length("permute_backward", s.n, soft.t.scalar_type() == ScalarType::Double ? kWideNodes : kMaxNodes);
   const int64_t rows = s.rows(), channels = s.inner();
   if (axes == 3 && soft.t.numel() > 0 && channels > 0) {
     const SoftParts found{empty(soft.t), empty(soft.t), empty(soft.t)};
-    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, found)) return found;
+    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, inverse, found)) return found;
   }
   const int64_t parts =
       std::max<int64_t>(1, std::min((kBusyBlocks + rows - 1) / std::max<int64_t>(rows, 1), (channels + 63) / 64));
@@ -105,11 +106,12 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
                Workspace<T, E>::bytes(plan.length, s.n, plan.slots, plan.teams, 2, true) +
                2 * Kept<T, Team, E>::bytes(plan.length / E);
       };
-      if (Team::kBlock && bytes() > most_shared(like)) plan.slots = 1;  // of two tiles, one for each vector at first
+      // One slot of each tile is enough for the two vectors that pass through them at first.
+      while (Team::kBlock && plan.slots > 1 && bytes() > most_shared(like)) plan.slots /= 2;
       launch("soft_gradient_kernel", soft_gradient_kernel<T, Team, E>, like, rows * parts, plan.threads, bytes(),
              soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v,
              axes & 1 ? axis_of(s, 0, plan.slots) : none, axes & 2 ? axis_of(s, 1, plan.slots) : none,
-             gradient_to<T>(cut, parts > 1 ? SoftMore() : more), parts, plan.slots,
+             gradient_to<T>(cut, parts > 1 ? SoftMore() : more, inverse), parts, plan.slots,
              Workspace<T, E>::pitch_of(plan.length));
     });
   });

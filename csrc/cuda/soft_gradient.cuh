@@ -47,6 +47,7 @@ template <class T>
 struct SoftGradient {
   T *t, *row, *col;                       // (rows, parts, n) each
   const T *more_t, *more_row, *more_col;  // (rows, n) each, to be added, or null
+  int32_t* inverse;                       // (rows, n), of perm, or null
 
   __device__ void write(int64_t at, T of_t, T of_row, T of_col) const {
     t[at] = of_t + (more_t ? more_t[at] : T(0));
@@ -56,8 +57,14 @@ struct SoftGradient {
 };
 
 template <class T>
-SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more) {
-  return {out<T>(to.t), out<T>(to.row), out<T>(to.col), in<T>(more.t), in<T>(more.row), in<T>(more.col)};
+SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more, const OptionalTensor& inverse = std::nullopt) {
+  return {out<T>(to.t),
+          out<T>(to.row),
+          out<T>(to.col),
+          in<T>(more.t),
+          in<T>(more.row),
+          in<T>(more.col),
+          inverse ? out<int32_t>(*inverse) : nullptr};
 }
 
 // One block a multiprocessor is asked for: without a word ptxas keeps to 128 registers and spills.
@@ -122,6 +129,7 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
       const T* at = space.tile_u + 3 * other * stride + padded<E>(i);
       of_row += at[0], of_col += at[stride], sig += at[2 * stride];
     }
+    if (to.inverse && part == 0 && i < nodes) to.inverse[row * n + i] = space.inverse[i];
     to.write((row * parts + part) * n + i, sig * soft.inverse_tau.first * w, of_row * w, of_col * w);
   }
 }
