@@ -67,8 +67,8 @@ def turn(n: int, k: int, c: int, tiles: int) -> tuple[Value, ...]:
 
 
 def soft_gradient(parameter: int) -> tuple[Value, ...]:
-    """struct SoftGradient (cuda/soft_gradient.cuh): gradients of t, row and col, to which nothing is added."""
-    return *(memory(parameter, 8 * i) for i in range(3)), *(u64(parameter, 0, 8 * i) for i in range(3, 6))
+    """struct SoftGradient (cuda/soft_gradient.cuh): gradients of t, row and col, without additions or inverse."""
+    return *(memory(parameter, 8 * i) for i in range(3)), *(u64(parameter, 0, 8 * i) for i in range(3, 7))
 
 
 LAUNCHES = (

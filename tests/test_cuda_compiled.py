@@ -11,9 +11,9 @@ pytestmark = pytest.mark.skipif(
     compiled.cuobjdump() is None or not compiled.library().exists(), reason="no cuobjdump, or no CUDA build"
 )
 # Bytes of stack a thread. What calls of subroutines put aside, divisions of 64 bits for example, is on it too. Rows of
-# more than 2,048 numbers, or 1,024 in float64, are held by 512 threads with 128 registers each: the kernels that keep
-# most between scans spill there.
-FRAME, LONGEST, MOST = 48, re.compile(r"BlockTeam<512>|<double, BlockTeam<256>, 8>"), 768
+# more than 2,048 numbers in float64 are held by 512 threads with 128 registers each, and what they keep between scans
+# fits neither there nor in the shared memory of every device: they spill.
+FRAME, LONGEST, MOST = 48, re.compile(r"<double, BlockTeam<512, true>, 8>"), 768
 
 
 def test_nothing_is_spilled_but_in_the_longest_rows():
@@ -21,7 +21,7 @@ def test_nothing_is_spilled_but_in_the_longest_rows():
     assert len(rows) >= 50
     for row in rows:
         assert row["stack"] <= (MOST if LONGEST.search(row["kernel"]) else FRAME), row
-        assert row["registers"] <= (128 if "BlockTeam<512>" in row["kernel"] else 255), row
+        assert row["registers"] <= (128 if "BlockTeam<512" in row["kernel"] else 255), row
 
 
 def test_every_architecture_has_every_kernel():

@@ -55,6 +55,12 @@ def test_long_rows(name, n):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["soft_sort", "permutation_entropy", "permute"])
+def test_long_rows_of_float64(name):
+    check(name, torch.float64, b=1, k=1, n=2048, n_iter=2, c=1, ragged=False, scores="tied")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("b", "n"), [(8, 188), (2, 444)])
 def test_sizes_of_the_paper(b, n):
     check("sample_permute", b=b, k=2, n=n, c=8, n_iter=20, edges=False)
@@ -211,6 +217,9 @@ def test_a_row_that_is_too_long_says_so():
         sort(scores)
     with pytest.raises(RuntimeError, match=r"at most 4096"), lk.backend("cuda"):
         lk.Permutation.uniform(1, 1, 4097, device="cuda")
+    args = testing.arguments(OPS["permute"], testing.Case(b=1, k=1, n=2049, c=1), torch.float64, "cuda")
+    with pytest.raises(RuntimeError, match=r"'cuda'.*at most 2048.*n = 2049.*reference"):
+        testing.gradients(OPS["permute"], "cuda", args)
     perm = torch.arange(5000, device="cuda").flip(0).view(1, 1, -1)
     x = torch.randn(1, 5000, 2, device="cuda")
     assert torch.equal(gather(x, perm), x.flip(1)[:, None])  # what only moves has no limit

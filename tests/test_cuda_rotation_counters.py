@@ -24,8 +24,14 @@ TRAFFIC = (
     Case(b=2, k=8, n=16, c=128),
     Case(b=1, k=8, n=128, c=8, order=2),
 )
-# Where a row that is gathered from fits in shared memory; a tile of 5 channels ends within a sector.
-SMALL = (*(case for case in TRAFFIC if case.c == 1), Case(b=2, k=3, n=188, c=8), Case(b=1, k=2, n=1000, c=1))
+# Where a row that is gathered from fits in shared memory, and its tiles in the warps of a block; a tile of 5 channels
+# ends within a sector.
+SMALL = (
+    *(case for case in TRAFFIC if case.c == 1),
+    Case(b=2, k=3, n=188, c=8),
+    Case(b=1, k=2, n=1000, c=1),
+    Case(b=2, k=4, n=188, c=7),
+)
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,7 @@ __global__ void __launch_bounds__(kEdgeThreads)
       const T* at = space.tile_u + kFound * other * stride + padded<E>(i);
       of_row += at[0], of_col += at[stride], sig += at[2 * stride];
     }
+    if (to.inverse && i < nodes) to.inverse[start + i] = space.inverse[i];
     to.write(start + i, sig * soft.inverse_tau.first * w, of_row * w, of_col * w);
   }
 }
@@ -253,7 +254,8 @@ static bool with_edge_lanes(double, int64_t n, const Body& body) {
 }
 
 bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau,
-                   const OptionalTensor& weights, double scale, const SoftMore& more, const SoftParts& to) {
+                   const OptionalTensor& weights, double scale, const SoftMore& more, const OptionalTensor& inverse,
+                   const SoftParts& to) {
   return compute_switch(soft.t.scalar_type(), "edge_gradient", [&](auto zero) {
     using T = decltype(zero);
     return with_edge_lanes(zero, s.n, [&](auto type, auto elements) {
@@ -270,7 +272,8 @@ bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const V
       }
       if (lines < 2 || (lines < s.n && s.rows() < kEdgeRows)) return false;
       launch("edge_gradient_kernel", edge_gradient_kernel<T, Team, E>, soft.t, s.rows(), kEdgeThreads, bytes(lines),
-             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v, gradient_to<T>(to, more), lines);
+             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v, gradient_to<T>(to, more, inverse),
+             lines);
       return true;
     });
   });

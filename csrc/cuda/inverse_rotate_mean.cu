@@ -10,10 +10,11 @@ namespace lps::cuda {
 // mean: over all samples of an input, else the samples of a block, each for itself. a.order is the rank (b, k, n) of
 // each node where they were permuted.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<T> a, Numbers x, Numbers y, bool mean) {
+__global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads)
+    inverse_rotate_mean_kernel(Turn<T> a, Numbers x, Numbers y, bool mean) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
-  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
-  __shared__ Held<T, D> matrices[kTileWarps];
+  __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[Nodes::kWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
@@ -63,12 +64,12 @@ __global__ void __launch_bounds__(kTileThreads) inverse_rotate_mean_kernel(Turn<
 // grad_y of a tile of some samples, and its part of the gradients of q, center and weights. a.order is the node
 // (b, k, n) of each rank where they were permuted.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads, 1)
+__global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
     inverse_rotate_mean_backward_kernel(Turn<T> a, Numbers grad_y, T* partial, Numbers grad_x, Numbers y, bool mean) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);
-  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
-  __shared__ Held<T, D> matrices[kTileWarps];
+  __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[Nodes::kWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
@@ -151,8 +152,8 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
     }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
-      launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a), threads_of(a),
-             shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
+      launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a),
+             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
     });
     if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, nodes, weights, mean);
   });
@@ -206,8 +207,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("inverse_rotate_mean_backward_kernel", inverse_rotate_mean_backward_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_y), sums ? out<T>(partial) : nullptr,
-             numbers(grad), numbers(y), mean);
+             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_y),
+             sums ? out<T>(partial) : nullptr, numbers(grad), numbers(y), mean);
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, center, weights, false, mean, grad_q, grad_center,
                             grad_weights);

@@ -5,15 +5,17 @@ namespace lps::cuda {
 
 template <class T, class Team, int E>
 __device__ __forceinline__ T entropy_sum(const Team& team, const EntropyRow<T, Team, E>& of, WarpTotals<T>& totals,
-                                         const T* weights, T* staged) {
-  T w[E], of_log[E], lower[E], higher[E], lower1[E], higher1[E];
+                                         const T* weights, T* staged, Kept<T, Team, E>& w, Kept<T, Team, E>& of_log) {
+  T lower[E], higher[E], lower1[E], higher1[E], x[E];
   const T scale = load_weights<E>(team, weights, of.sorted.nodes, staged, w);
 #pragma unroll
-  for (int e = 0; e < E; ++e) of_log[e] = w[e] * log(w[e]);
-  strict_sums(team, of.decay, totals, of_log, lower, higher);
+  for (int e = 0; e < E; ++e) x[e] = w[e] * log(w[e]);
+  strict_sums(team, of.decay, totals, x, lower, higher);
 #pragma unroll
   for (int e = 0; e < E; ++e) of_log[e] = lower[e] + higher[e];
-  moment_sums(team, of.sorted, of.decay, of.moment, totals, w, lower, higher, lower1, higher1);
+#pragma unroll
+  for (int e = 0; e < E; ++e) x[e] = w[e];
+  moment_sums(team, of.sorted, of.decay, of.moment, totals, x, lower, higher, lower1, higher1);
   T sum = 0;
 #pragma unroll
   for (int e = 0; e < E; ++e) {
@@ -35,10 +37,12 @@ __global__ void __launch_bounds__(Team::kThreads)
   T* weights = staged + padded_size<E>(team.size() * E);
   const EntropyRow<T, Team, E> of = prepare<T, Team, E>(team, rows, staged);
   const int64_t at = team.row * rows.n;
+  T* room = weights + padded_size<E>(team.size() * E);
+  Kept<T, Team, E> w(team, room), of_log(team, room);
   T sum = 0;
 #pragma unroll 1
   for (int which = 0; which < 2; ++which) {
-    sum += entropy_sum(team, of, totals, (which == 0 ? rows.row : rows.col) + at, weights);
+    sum += entropy_sum(team, of, totals, (which == 0 ? rows.row : rows.col) + at, weights, w, of_log);
   }
   if (team.row < rows.rows && team.lane == 0) of_rows[team.row] = sum * of.share;
 }

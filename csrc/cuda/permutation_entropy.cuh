@@ -46,7 +46,7 @@ __device__ __forceinline__ EntropyRow<T, Team, E> prepare(const Team& team, cons
 // Weights scaled to mean one, which changes no entropy and keeps log w small where q is nearly uniform, then one where
 // they are no weights. Returns the scale, zero for a row of zeros, whose scores were not finite.
 template <int E, class T, class Team>
-__device__ __forceinline__ T load_weights(const Team& team, const T* from, int nodes, T* staged, T (&w)[E]) {
+__device__ __forceinline__ T load_weights(const Team& team, const T* from, int nodes, T* staged, Kept<T, Team, E>& w) {
   load_row<E>(team, from, nodes, staged);
   T total = 0;
 #pragma unroll
@@ -89,13 +89,16 @@ void with_rows(const Tensor& t, const Tensor& row, const Tensor& col, const Opti
     constexpr int E = elements;
     const int threads = Team::kBlock ? block_threads(n, E) : Team::kThreads;
     const int size = team_size<Team>(threads);
-    const size_t bytes = ties ? row_bytes<T, E>(size * E, true) : 2 * row_bytes<T, E>(size * E, false);
+    const size_t bytes = ties ? row_bytes<T, E>(size * E, true) + 5 * Kept<T, Team, E>::bytes(size)
+                              : 2 * row_bytes<T, E>(size * E, false) + 2 * Kept<T, Team, E>::bytes(size);
     body(type, elements, rows, threads / size, threads, bytes);
   };
   if (n <= 32) return with(Type<WarpTeam<8>>(), std::integral_constant<int, 4>());
   if (n <= 128) return with(Type<WarpTeam<32>>(), std::integral_constant<int, 4>());
   if (n <= 1024) return with(Type<BlockTeam<256>>(), std::integral_constant<int, 4>());
-  with(Type<BlockTeam<512>>(), std::integral_constant<int, 8>());
+  constexpr int threads = sizeof(T) == 8 ? 256 : 512;
+  if (n <= 2048) return with(Type<BlockTeam<threads, true>>(), std::integral_constant<int, 2048 / threads>());
+  with(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
 
 }  // namespace lps::cuda

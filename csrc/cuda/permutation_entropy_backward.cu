@@ -9,18 +9,22 @@ namespace lps::cuda {
 template <class T, class Team, int E>
 __device__ __forceinline__ void entropy_gradient(const Team& team, const EntropyRow<T, Team, E>& of,
                                                  WarpTotals<T>& totals, const Ties<T, E>& ties, const T* weights,
-                                                 T upstream, T* staged, T (&gradient)[E], T (&sig)[E]) {
-  T w[E], lower[E], higher[E], lower1[E], higher1[E], slope[E], of_log[E], slope_log[E], h[E];
+                                                 T upstream, T* staged, Kept<T, Team, E>& w, Kept<T, Team, E>& of_log,
+                                                 Kept<T, Team, E>& slope_log, Kept<T, Team, E>& gradient,
+                                                 Kept<T, Team, E>& sig) {
+  T lower[E], higher[E], lower1[E], higher1[E], slope[E], h[E];
   const T scale = load_weights<E>(team, weights, of.sorted.nodes, staged, w);
 #pragma unroll
-  for (int e = 0; e < E; ++e) of_log[e] = w[e] * log(w[e]);
-  strict_sums(team, of.decay, totals, of_log, lower, higher);
-  ties.difference(team, lower, higher, slope_log);
-#pragma unroll
-  for (int e = 0; e < E; ++e) of_log[e] = lower[e] + higher[e];
-  moment_sums(team, of.sorted, of.decay, of.moment, totals, w, lower, higher, lower1, higher1);
+  for (int e = 0; e < E; ++e) h[e] = w[e] * log(w[e]);
+  strict_sums(team, of.decay, totals, h, lower, higher);
   ties.difference(team, lower, higher, slope);
-  T(&b)[E] = of_log;
+#pragma unroll
+  for (int e = 0; e < E; ++e) slope_log[e] = slope[e], of_log[e] = lower[e] + higher[e];
+#pragma unroll
+  for (int e = 0; e < E; ++e) h[e] = w[e];
+  moment_sums(team, of.sorted, of.decay, of.moment, totals, h, lower, higher, lower1, higher1);
+  ties.difference(team, lower, higher, slope);
+  T b[E];
 #pragma unroll
   for (int e = 0; e < E; ++e) {
     const bool alive = team.lane * E + e < of.sorted.nodes && scale > T(0);
@@ -51,8 +55,8 @@ __device__ __forceinline__ void entropy_gradient(const Team& team, const Entropy
 }
 
 template <int E, class T, class Team>
-__device__ __forceinline__ void write_lanes(const Team& team, const T (&x)[E], T unit, int n, bool alive, T* staged,
-                                            T* to) {
+__device__ __forceinline__ void write_lanes(const Team& team, const Kept<T, Team, E>& x, T unit, int n, bool alive,
+                                            T* staged, T* to) {
   team.sync();
 #pragma unroll
   for (int e = 0; e < E; ++e) staged[padded<E>(team.lane * E + e)] = x[e] * unit;
@@ -76,13 +80,14 @@ __global__ void __launch_bounds__(Team::kThreads)
   const bool alive = team.row < rows.rows;
   const int64_t at = team.row * rows.n;
   const T upstream = alive ? of.share * grad[team.row / rows.k] : T(0);
-  T sig[E], gradient[E];
+  T* room = reinterpret_cast<T*>(ties.bounds + length + length % 2);
+  Kept<T, Team, E> w(team, room), of_log(team, room), slope_log(team, room), gradient(team, room), sig(team, room);
 #pragma unroll
   for (int e = 0; e < E; ++e) sig[e] = T(0);
 #pragma unroll 1
   for (int which = 0; which < 2; ++which) {
-    entropy_gradient(team, of, totals, ties, (which == 0 ? rows.row : rows.col) + at, upstream, ties.lower, gradient,
-                     sig);
+    entropy_gradient(team, of, totals, ties, (which == 0 ? rows.row : rows.col) + at, upstream, ties.lower, w, of_log,
+                     slope_log, gradient, sig);
     write_lanes<E>(team, gradient, T(1), rows.n, alive, ties.lower, (which == 0 ? grad_row : grad_col) + at);
   }
   write_lanes<E>(team, sig, rows.inverse_tau.first, rows.n, alive, ties.lower, grad_t + at);

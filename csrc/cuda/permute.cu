@@ -57,8 +57,10 @@ PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tenso
   if (!hard) {
     std::tie(back, found.soft) = soft_backward(s, {*t, *row, *col}, x, grad, tau, more);
   } else if (t && (needs & 14)) {
+    const bool in_passing = (needs & 1) && !inverse && x.numel() > 0;
+    if (in_passing) inverse = empty(perm, {s.rows(), s.n}, ScalarType::Int);
     found.soft = soft_gradient(s, {*t, *row, *col}, by_node(x, false), by_rank(grad), tau, order == 2 ? 3 : 1,
-                               std::nullopt, 1, more);
+                               std::nullopt, 1, more, in_passing ? inverse : std::nullopt);
   }
   if (needs & 1) {
     if (!inverse && x.numel() > 0) inverse = inverse_of(s, perm);

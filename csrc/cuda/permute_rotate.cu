@@ -21,18 +21,18 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, x, perm, t, row, col, true);
   check_same_device(op, x, perm, t, row, col);
-  const bool inner = needs & (1 | 16 | 32);
+  const bool inner = needs & (1 | 16 | 32), through = t && (needs & 14);
   OptionalTensor inverse;
-  if (inner) inverse = inverse_of(p, perm);
-  const auto [grad_x, grad_q, grad_center] =
-      launch_rotate_backward(op, grad, x, inverse, q, center, num_nodes, order, needs & 1, needs & 16, needs & 32);
+  if (inner) inverse = through ? empty(perm, {p.rows(), p.n}, ScalarType::Int) : inverse_of(p, perm);
   const Tensor nothing = empty(q, {0});
   SoftParts soft{nothing, nothing, nothing};
-  if (t && (needs & 14)) {
+  if (through) {
     // The sums of u v^T do not change where both are turned: y again, and its gradient.
     const Tensor turned = launch_rotate(op, x, perm, q, center, num_nodes, order, true);
-    soft = score_gradients(p, *t, *row, *col, turned, grad, tau, needs);
+    soft = score_gradients(p, *t, *row, *col, turned, grad, tau, needs, inverse);
   }
+  const auto [grad_x, grad_q, grad_center] =
+      launch_rotate_backward(op, grad, x, inverse, q, center, num_nodes, order, needs & 1, needs & 16, needs & 32);
   return {grad_x, soft.t, soft.row, soft.col, grad_q, grad_center};
 }
 

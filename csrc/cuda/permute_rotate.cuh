@@ -18,9 +18,12 @@ inline Shape permutation_of(const char* op, const Space& s, const Tensor& perm, 
 }
 
 // Gradients of t, row and col from features u and v by rank; nothing for those that bits 1 to 3 of needs leave out.
+// inverse: as in soft_gradient().
 inline SoftParts score_gradients(const Shape& p, const Tensor& t, const Tensor& row, const Tensor& col, const Tensor& u,
-                                 const Tensor& v, double tau, int64_t needs) {
-  const SoftParts found = soft_gradient(p, {dense(t), dense(row), dense(col)}, by_rank(u), by_rank(v), tau, 1);
+                                 const Tensor& v, double tau, int64_t needs,
+                                 const OptionalTensor& inverse = std::nullopt) {
+  const SoftParts found = soft_gradient(p, {dense(t), dense(row), dense(col)}, by_rank(u), by_rank(v), tau, 1,
+                                        std::nullopt, 1, {}, inverse);
   return {needed(found.t, needs & 2), needed(found.row, needs & 4), needed(found.col, needs & 8)};
 }
 

@@ -9,10 +9,10 @@ namespace lps::cuda {
 
 // In the order of a.order (b, k, n), where there is one.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers y, Numbers x) {
+__global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads) rotate_kernel(Turn<T> a, Numbers y, Numbers x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
-  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
-  __shared__ Held<T, D> matrices[kTileWarps];
+  __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[Nodes::kWarps];
   const Part<T> part(a);
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
   T* const whole = held_row(a);
@@ -25,12 +25,12 @@ __global__ void __launch_bounds__(kTileThreads) rotate_kernel(Turn<T> a, Numbers
 // grad_x of a tile, and its part of the gradients of q and center: all samples, one after the other. a.order is the
 // rank (b, k, n) of each node where they were permuted.
 template <class T, int D, int ORDER>
-__global__ void __launch_bounds__(kTileThreads, 1)
+__global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
     rotate_backward_kernel(Turn<T> a, Numbers grad_x, T* partial, Numbers grad_y, Numbers x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   constexpr int width = D * D + (ORDER == 1 ? D : 0);
-  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
-  __shared__ Held<T, D> matrices[kTileWarps];
+  __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
+  __shared__ Held<T, D> matrices[Nodes::kWarps];
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
@@ -101,7 +101,7 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
     }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
       const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
-      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
+      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of<T, kCount<D, ORDER>>(a),
              shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(y), numbers(x));
     });
     if (!done) turn_lines<T>(s, y, x, q, center, perm, num_nodes);
@@ -151,9 +151,9 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
           cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
-      launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of(a),
-             shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad),
-             numbers(x));
+      launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a),
+             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_x),
+             sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
                             empty(q, {0}), more_q);

@@ -191,6 +191,9 @@ bool tile_switch(const Space& s, const Body& body) {
 // Longer rows are gathered from where they lie; with the tiles, 40 KB at most, these fit on every device from sm_80 on.
 constexpr int64_t kHeldBytes = 48 << 10;
 
+// Warps of a block, a tile each, where no row is held.
+constexpr int64_t kFreeWarps = 8;
+
 // Which rows a kernel gathers from, where nodes are permuted: that of its input, or those of its samples.
 enum class Gathers { kInput, kSamples };
 
@@ -207,8 +210,8 @@ Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const
   a.samples = split ? blocks(s.k, a.chunks) : s.k;
   // A row of a sample is held by the one block that has all of its tiles, a warp each.
   a.held = a.order.given() && s.size() * static_cast<int64_t>(sizeof(T)) <= kHeldBytes;
-  a.held = a.held && (gathers == Gathers::kInput || a.tiles <= kTileWarps);
-  a.tiles_of_block = a.held ? a.tiles : std::min<int64_t>(a.tiles, kTileWarps);
+  a.held = a.held && (gathers == Gathers::kInput || a.tiles <= Tile<T, COUNT>::kWarps);
+  a.tiles_of_block = a.held ? a.tiles : std::min<int64_t>(a.tiles, kFreeWarps);
   return a;
 }
 
@@ -216,9 +219,9 @@ template <class T>
 int64_t grid_of(const Space& s, const Turn<T>& a) {
   return s.b * a.chunks * blocks(a.tiles, a.tiles_of_block);
 }
-template <class T>
+template <class T, int COUNT>
 int threads_of(const Turn<T>& a) {
-  return static_cast<int>(std::min<int64_t>(a.tiles_of_block, kTileWarps)) * kWarp;
+  return static_cast<int>(std::min<int64_t>(a.tiles_of_block, Tile<T, COUNT>::kWarps)) * kWarp;
 }
 template <class T, int COUNT>
 size_t shared_of(const Space& s, const Turn<T>& a) {

@@ -10,7 +10,7 @@ namespace lps::cuda {
 
 constexpr int kCentroidThreads = 256;
 // Blocks that fill the largest device twice, and tiles of a cloud that one block may go through where they are fewer.
-constexpr int64_t kBusyBlocks = 264, kFewTiles = 4 * kTileWarps;
+constexpr int64_t kBusyBlocks = 264, kFewTiles = 32;
 
 // to (d,): the mean of a cloud x (n, d, c) over `count` nodes and all channels. sums: a number a thread, shared.
 template <class T>
@@ -66,12 +66,13 @@ struct Sampled {
 
 // Matrices of a block's samples, a thread each; the centroid; and, unless y is null, the points.
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads) sample_rotate_kernel(Turn<T> a, Sampled<T> to, Numbers y, Numbers x) {
+__global__ void __launch_bounds__(Tile<T, D>::kThreads)
+    sample_rotate_kernel(Turn<T> a, Sampled<T> to, Numbers y, Numbers x) {
   using Nodes = Tile<T, D>;
-  __shared__ T buffers[kTileWarps][Nodes::kNumbers];
+  __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
   __shared__ Held<T, D> held;
   __shared__ bool flags[kSamples * D];
-  __shared__ T sums[kTileThreads];
+  __shared__ T sums[Nodes::kThreads];
   const Part<T> part(a);
   const int64_t first = part.b * a.k + part.first;
   const int samples = static_cast<int>(part.last - part.first), square = samples * D * D;
@@ -181,7 +182,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> sample_rotate(OptionalTensor v
           const Sampled<T> to{
               in<T>(v), in<int64_t>(seed), out<T>(q), centered ? out<T>(center) : nullptr, out<bool>(degenerate),
               special};
-          launch("sample_rotate_kernel", sample_rotate_kernel<T, D>, x, grid_of(s, a), threads_of(a), 0, a, to,
+          launch("sample_rotate_kernel", sample_rotate_kernel<T, D>, x, grid_of(s, a), threads_of<T, D>(a), 0, a, to,
                  turned ? numbers(y) : Numbers{nullptr, kWhole}, numbers(x));
         }
       });

@@ -9,21 +9,26 @@ namespace lps::cuda {
 // not by the device, so that sums are the same on any.
 constexpr int64_t kBusyBlocks = 264;
 
-// Calls body(Team type, E) with a row of n in lanes; sums and links of a scan take many registers.
-template <class Body>
+// The longest row of float64 whose gradient shared memory holds.
+constexpr int64_t kWideNodes = 2048;
+
+// Calls body(Team type, E) with a row of n in lanes; sums and links of a scan take many registers. LONG: rows beyond
+// kWideNodes in float64 too.
+template <bool LONG, class Body>
 void with_feature_lanes(float, int64_t n, const Body& body) {
   if (n <= 32) return body(Type<WarpTeam<8>>(), std::integral_constant<int, 4>());
   if (n <= 128) return body(Type<WarpTeam<16>>(), std::integral_constant<int, 8>());
   if (n <= 256) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 8>());
   if (n <= 2048) return body(Type<BlockTeam<256>>(), std::integral_constant<int, 8>());
-  body(Type<BlockTeam<512>>(), std::integral_constant<int, 8>());
+  body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
-template <class Body>
+template <bool LONG, class Body>
 void with_feature_lanes(double, int64_t n, const Body& body) {
   if (n <= 32) return body(Type<WarpTeam<8>>(), std::integral_constant<int, 4>());
   if (n <= 128) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 4>());
   if (n <= 1024) return body(Type<BlockTeam<256>>(), std::integral_constant<int, 4>());
-  body(Type<BlockTeam<512>>(), std::integral_constant<int, 8>());
+  if (n <= kWideNodes) return body(Type<BlockTeam<256, true>>(), std::integral_constant<int, 8>());
+  if constexpr (LONG) body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
 
 // How a block's threads and shared memory go through channels.
@@ -74,12 +79,13 @@ Tensor add(const Tensor& a, const Tensor& b) {
 }
 
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
-                        const OptionalTensor& weights, double scale, const SoftMore& more) {
-  check_row_length("permute_backward", s.n);
+                        const OptionalTensor& weights, double scale, const SoftMore& more,
+                        const OptionalTensor& inverse) {
+  check_row_length("permute_backward", s.n, soft.t.scalar_type() == ScalarType::Double ? kWideNodes : kMaxNodes);
   const int64_t rows = s.rows(), channels = s.inner();
   if (axes == 3 && soft.t.numel() > 0 && channels > 0) {
     const SoftParts found{empty(soft.t), empty(soft.t), empty(soft.t)};
-    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, found)) return found;
+    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, inverse, found)) return found;
   }
   const int64_t parts =
       std::max<int64_t>(1, std::min((kBusyBlocks + rows - 1) / std::max<int64_t>(rows, 1), (channels + 63) / 64));
@@ -90,17 +96,22 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
   if (like.numel() == 0) return cut;
   compute_switch(like.scalar_type(), "permute_backward", [&](auto zero) {
     using T = decltype(zero);
-    with_feature_lanes(zero, s.n, [&](auto type, auto elements) {
+    with_feature_lanes<false>(zero, s.n, [&](auto type, auto elements) {
       using Team = typename decltype(type)::type;
       constexpr int E = elements;
-      const Plan plan = plan_of<Team, E>(s.n, channels);
+      Plan plan = plan_of<Team, E>(s.n, channels);
       const Axis none{true, 1, 0, 0, 0};
-      const size_t bytes = kTeamBytes<Team> + kTotalsBytes<T, Team> +
-                           Workspace<T, E>::bytes(plan.length, s.n, plan.slots, plan.teams, 2, true);
-      launch("soft_gradient_kernel", soft_gradient_kernel<T, Team, E>, like, rows * parts, plan.threads, bytes,
+      const auto bytes = [&] {
+        return kTeamBytes<Team> + kTotalsBytes<T, Team> +
+               Workspace<T, E>::bytes(plan.length, s.n, plan.slots, plan.teams, 2, true) +
+               2 * Kept<T, Team, E>::bytes(plan.length / E);
+      };
+      // One slot of each tile is enough for the two vectors that pass through them at first.
+      while (Team::kBlock && plan.slots > 1 && bytes() > most_shared(like)) plan.slots /= 2;
+      launch("soft_gradient_kernel", soft_gradient_kernel<T, Team, E>, like, rows * parts, plan.threads, bytes(),
              soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v,
              axes & 1 ? axis_of(s, 0, plan.slots) : none, axes & 2 ? axis_of(s, 1, plan.slots) : none,
-             gradient_to<T>(cut, parts > 1 ? SoftMore() : more), parts, plan.slots,
+             gradient_to<T>(cut, parts > 1 ? SoftMore() : more, inverse), parts, plan.slots,
              Workspace<T, E>::pitch_of(plan.length));
     });
   });
@@ -122,7 +133,7 @@ void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const V
   const int64_t rows = s.rows(), channels = s.inner();
   compute_switch(soft.t.scalar_type(), "permute", [&](auto zero) {
     using T = decltype(zero);
-    with_feature_lanes(zero, s.n, [&](auto type, auto elements) {
+    with_feature_lanes<true>(zero, s.n, [&](auto type, auto elements) {
       using Team = typename decltype(type)::type;
       constexpr int E = elements;
       const Plan plan = plan_of<Team, E>(s.n, channels);

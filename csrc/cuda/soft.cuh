@@ -31,14 +31,17 @@ struct SoftMore {
 };
 
 // Gradients of t, row and col, (b, k, n) each, from dL/dP = sum over channels of u v^T along each of `axes` (bit 0: the
-// first, bit 1: the second), times a weight or `scale`, and `more`.
+// first, bit 1: the second), times a weight or `scale`, and `more`. inverse (rows, n) int32: where the inverse of perm
+// goes, which kernels know anyhow.
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
-                        const OptionalTensor& weights = std::nullopt, double scale = 1, const SoftMore& more = {});
+                        const OptionalTensor& weights = std::nullopt, double scale = 1, const SoftMore& more = {},
+                        const OptionalTensor& inverse = std::nullopt);
 
 // The same for both axes of edges in one reading where they fit, or two: u by node, v by rank. False where rows are too
 // long, or too few to keep a device busy with a block each.
 bool edge_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau,
-                   const OptionalTensor& weights, double scale, const SoftMore& more, const SoftParts& to);
+                   const OptionalTensor& weights, double scale, const SoftMore& more, const OptionalTensor& inverse,
+                   const SoftParts& to);
 
 // y = w after (K (before x)) along an axis, by rank: P^T x for before = row and after = col, P x the other way round.
 void soft_product(const Shape& s, const SoftParts& soft, bool transpose, const View& x, double tau, int axis,

@@ -12,10 +12,10 @@ struct PairSums {
   T row[E], col[E], sig[E];
 };
 
-template <class T, class Team, int E>
+template <class T, class Team, int E, class Vector>
 __device__ __forceinline__ void add_pair(const Team& team, const Links<T, Team, E>& decay, WarpTotals<T>& totals,
-                                         const Ties<T, E>& ties, const T (&rows)[E], const T (&cols)[E],
-                                         const T (&u)[E], const T (&v)[E], PairSums<T, E>& sums) {
+                                         const Ties<T, E>& ties, const Vector& rows, const Vector& cols,
+                                         const Vector& u, const Vector& v, PairSums<T, E>& sums) {
   T scaled[E], lower[E], higher[E], slope[E];
 #pragma unroll
   for (int e = 0; e < E; ++e) scaled[e] = v[e] * cols[e];
@@ -47,6 +47,7 @@ template <class T>
 struct SoftGradient {
   T *t, *row, *col;                       // (rows, parts, n) each
   const T *more_t, *more_row, *more_col;  // (rows, n) each, to be added, or null
+  int32_t* inverse;                       // (rows, n), of perm, or null
 
   __device__ void write(int64_t at, T of_t, T of_row, T of_col) const {
     t[at] = of_t + (more_t ? more_t[at] : T(0));
@@ -56,8 +57,14 @@ struct SoftGradient {
 };
 
 template <class T>
-SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more) {
-  return {out<T>(to.t), out<T>(to.row), out<T>(to.col), in<T>(more.t), in<T>(more.row), in<T>(more.col)};
+SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more, const OptionalTensor& inverse = std::nullopt) {
+  return {out<T>(to.t),
+          out<T>(to.row),
+          out<T>(to.col),
+          in<T>(more.t),
+          in<T>(more.row),
+          in<T>(more.col),
+          inverse ? out<int32_t>(*inverse) : nullptr};
 }
 
 // One block a multiprocessor is asked for: without a word ptxas keeps to 128 registers and spills.
@@ -74,7 +81,8 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
   WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
   const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 2,
                               true, pitch);
-  T rows[E], cols[E];
+  T* room = reinterpret_cast<T*>(space.inverse + n + n % 2);
+  Kept<T, Team, E> rows(team, room), cols(team, room);
   load_vectors<T, Team, E>(team, soft, row, nodes, space, soft.row, soft.col, rows, cols);
   const SortedRow<T, E> sorted{space.staged, nodes, soft.inverse_tau};
   Links<T, Team, E> decay;
@@ -99,12 +107,8 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
       for (int begin = 0; begin < axis.slots(); begin += teams) {
         const int slot = begin + team.slot;
         const bool here = slot < axis.slots();
-        T us[E], vs[E];
-#pragma unroll
-        for (int e = 0; e < E; ++e) {
-          const int at = slot * pitch + padded<E>(team.lane * E + e);
-          us[e] = here ? space.tile_u[at] : T(0), vs[e] = here ? space.tile_v[at] : T(0);
-        }
+        const int at = slot * pitch + padded<E>(team.lane * E);
+        const Kept<T, Team, E> us(space.tile_u + at, here), vs(space.tile_v + at, here);
         add_pair(team, decay, totals, ties, rows, cols, us, vs, sums);
       }
     }
@@ -125,6 +129,7 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
       const T* at = space.tile_u + 3 * other * stride + padded<E>(i);
       of_row += at[0], of_col += at[stride], sig += at[2 * stride];
     }
+    if (to.inverse && part == 0 && i < nodes) to.inverse[row * n + i] = space.inverse[i];
     to.write((row * parts + part) * n + i, sig * soft.inverse_tau.first * w, of_row * w, of_col * w);
   }
 }

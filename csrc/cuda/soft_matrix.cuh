@@ -62,7 +62,8 @@ template <class T, int E>
 struct Workspace {
   T *staged, *tile_u, *tile_v, *lower, *higher;
   unsigned* bounds;
-  int *perm, *inverse, pitch;
+  uint16_t *perm, *inverse;  // 16 bits, or the longest rows would not fit on every device
+  int pitch;
 
   // A pitch of 4 more than a multiple of 32: neighbouring channels of neighbouring ranks meet no bank twice.
   static int pitch_of(int length) {
@@ -72,8 +73,9 @@ struct Workspace {
   static size_t bytes(int length, int n, int slots, int teams, int tiles, bool sums) {
     const size_t row = padded_size<E>(length) * sizeof(T);
     const size_t tile = static_cast<size_t>(pitch_of(length)) * slots * tiles * sizeof(T);
-    return row + std::max(tile, sums ? 3 * teams * row : 0) + (sums ? 2 * teams * row : 0) +
-           padded_size<E>(length) * sizeof(unsigned) + 2 * n * sizeof(int);
+    // Three sums of each team lie in the place of tiles and buffers for ties.
+    return row + std::max(tile, sums ? teams * row : 0) + (sums ? 2 * teams * row : 0) +
+           padded_size<E>(length) * sizeof(unsigned) + 2 * (n + n % 2) * sizeof(uint16_t);
   }
   __device__ Workspace(char* shared, int length, int n, int slots, int teams, int slot, int tiles, bool sums, int pitch)
       : pitch(pitch) {
@@ -81,10 +83,10 @@ struct Workspace {
     staged = reinterpret_cast<T*>(shared);
     tile_u = staged + row;
     tile_v = tile_u + tile;
-    T* rest = tile_u + (sums ? max(tile * tiles, 3 * teams * row) : tile * tiles);
+    T* rest = tile_u + (sums ? max(tile * tiles, teams * row) : tile * tiles);
     lower = rest + 2 * slot * row, higher = lower + row;
     bounds = reinterpret_cast<unsigned*>(sums ? rest + 2 * teams * row : rest);
-    perm = reinterpret_cast<int*>(bounds + row), inverse = perm + n;
+    perm = reinterpret_cast<uint16_t*>(bounds + row), inverse = perm + n + n % 2;
   }
 };
 
@@ -125,10 +127,10 @@ __device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view,
 }
 
 // What a block knows of its row: scores in shared memory, perm, links, and two vectors in lanes.
-template <class T, class Team, int E>
+template <class T, class Team, int E, class Vector>
 __device__ __forceinline__ void load_vectors(const Team& team, const Soft<T>& soft, int64_t row, int nodes,
                                              const Workspace<T, E>& space, const T* first, const T* second,
-                                             T (&of_first)[E], T (&of_second)[E]) {
+                                             Vector& of_first, Vector& of_second) {
   const int64_t at = row * soft.n;
   const int length = team.size() * E;
   for (int i = threadIdx.x; i < length; i += blockDim.x) {
@@ -137,10 +139,11 @@ __device__ __forceinline__ void load_vectors(const Team& team, const Soft<T>& so
     space.tile_u[space.pitch + padded<E>(i)] = i < nodes ? second[at + i] : T(0);
   }
   for (int i = threadIdx.x; i < nodes; i += blockDim.x) {
-    space.perm[i] = node_at(soft.perm, at + i, nodes), space.inverse[i] = i;
+    space.perm[i] = static_cast<uint16_t>(node_at(soft.perm, at + i, nodes));
+    space.inverse[i] = static_cast<uint16_t>(i);
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < nodes; i += blockDim.x) space.inverse[space.perm[i]] = i;
+  for (int i = threadIdx.x; i < nodes; i += blockDim.x) space.inverse[space.perm[i]] = static_cast<uint16_t>(i);
 #pragma unroll
   for (int e = 0; e < E; ++e) {
     of_first[e] = space.tile_u[padded<E>(team.lane * E + e)];

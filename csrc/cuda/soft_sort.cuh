@@ -69,14 +69,14 @@ void with_lanes(float, int64_t n, const Body& body) {
   if (n <= 448) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 14>());
   if (n <= 512) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 16>());
   if (n <= 2048) return body(Type<BlockTeam<256>>(), std::integral_constant<int, 8>());
-  return body(Type<BlockTeam<512>>(), std::integral_constant<int, 8>());
+  return body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
 template <class Body>
 void with_lanes(double, int64_t n, const Body& body) {
   if (n <= 32) return body(Type<WarpTeam<8>>(), std::integral_constant<int, 4>());
   if (n <= 256) return body(Type<WarpTeam<32>>(), std::integral_constant<int, 8>());
   if (n <= 2048) return body(Type<BlockTeam<256>>(), std::integral_constant<int, 8>());
-  return body(Type<BlockTeam<512>>(), std::integral_constant<int, 8>());
+  return body(Type<BlockTeam<512, true>>(), std::integral_constant<int, 8>());
 }
 
 // Threads of a block with `most` threads' worth of teams, fewer where the rows are fewer or their shared memory is more

@@ -9,9 +9,10 @@ namespace lps::cuda {
 template <class T, class Team, int E>
 __device__ __forceinline__ void sinkhorn_backward(const Team& team, const Links<T, Team, E>& decay,
                                                   WarpTotals<T>& totals, const Ties<T, E>& ties, int64_t n_iter,
-                                                  T* kept, const T (&rho)[E], T (&a)[E], T (&sig)[E]) {
+                                                  T* kept, const Kept<T, Team, E>& rho, Kept<T, Team, E>& of_x,
+                                                  Kept<T, Team, E>& of_y, Kept<T, Team, E>& a, Kept<T, Team, E>& sig) {
   const int stride = team.size() * E;
-  T x[E], y[E], lower[E], higher[E], of_x[E], of_y[E], of_q[E], q[E];
+  T x[E], y[E], lower[E], higher[E], of_q[E], q[E];
 #pragma unroll
   for (int e = 0; e < E; ++e) y[e] = T(1), sig[e] = T(0);
 #pragma unroll 1
@@ -26,14 +27,14 @@ __device__ __forceinline__ void sinkhorn_backward(const Team& team, const Links<
 #pragma unroll
     for (int e = 0; e < E; ++e) y[e] = kept[iteration * stride + e * team.size() + team.lane];
     strict_sums(team, decay, totals, y, lower, higher);
-    ties.difference(team, lower, higher, of_y);
+    ties.difference(team, lower, higher, of_q);
 #pragma unroll
-    for (int e = 0; e < E; ++e) x[e] = reciprocal(lower[e] + (higher[e] + y[e]));
+    for (int e = 0; e < E; ++e) of_y[e] = of_q[e], x[e] = reciprocal(lower[e] + (higher[e] + y[e]));
     strict_sums(team, decay, totals, x, lower, higher);
-    ties.difference(team, lower, higher, of_x);
+    ties.difference(team, lower, higher, of_q);
     // With a the gradient of log z, z = 1 / (K x), and q = z a: that of log x is -x K q, and sig -= q D x + x D q.
 #pragma unroll
-    for (int e = 0; e < E; ++e) q[e] = reciprocal(lower[e] + (higher[e] + x[e])) * a[e];
+    for (int e = 0; e < E; ++e) of_x[e] = of_q[e], q[e] = reciprocal(lower[e] + (higher[e] + x[e])) * a[e];
     strict_sums(team, decay, totals, q, lower, higher);
     ties.difference(team, lower, higher, of_q);
 #pragma unroll
@@ -46,6 +47,7 @@ __device__ __forceinline__ void sinkhorn_backward(const Team& team, const Links<
     ties.difference(team, lower, higher, of_q);
 #pragma unroll
     for (int e = 0; e < E; ++e) {
+      if (kParks<T, Team, E>) y[e] = kept[iteration * stride + e * team.size() + team.lane];
       sig[e] -= q[e] * of_y[e] + y[e] * of_q[e];
       a[e] = -y[e] * (lower[e] + (higher[e] + q[e]));
     }
@@ -72,9 +74,11 @@ __global__ void __launch_bounds__(Team::kThreads)
   T* staged = reinterpret_cast<T*>(shared + kTeamBytes<Team> + kTotalsBytes<T, Team> +
                                    static_cast<size_t>(team.slot) * row_stride);
   Ties<T, E> ties{reinterpret_cast<unsigned*>(staged + 3 * length), staged + length, staged + 2 * length, false};
+  T* room = reinterpret_cast<T*>(ties.bounds + length + length % 2);
+  Kept<T, Team, E> rho(team, room), of_x(team, room), of_y(team, room), a(team, room), sig(team, room);
   T* kept = saved.scratch
                 ? saved.scratch + (static_cast<int64_t>(blockIdx.x) * teams + team.slot) * rows.n_iter * size * E
-                : reinterpret_cast<T*>(ties.bounds + length + length % 2);
+                : room;
 #pragma unroll 1
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     team.row = group * teams + team.slot;
@@ -84,10 +88,8 @@ __global__ void __launch_bounds__(Team::kThreads)
     team.sync();
     for (int i = team.lane; i < size * E; i += size) staged[padded<E>(i)] = i < nodes ? saved.t[at + i] : T(0);
     team.sync();
-    T g[E];
     if (saved.through) {
       // Through shared memory, so that rows are read in order.
-      T rho[E], a[E];
       for (int i = team.lane; i < size * E; i += size) {
         const bool real = i < nodes;
         ties.lower[padded<E>(i)] = real && saved.grad_row ? saved.grad_row[at + i] * saved.row[at + i] : T(0);
@@ -104,14 +106,14 @@ __global__ void __launch_bounds__(Team::kThreads)
       decay.build(team, sorted, Decay<T>());
       ties.build(team, sorted);
       team.sync();
-      sinkhorn_backward(team, decay, totals, ties, rows.n_iter, kept, rho, a, g);
+      sinkhorn_backward(team, decay, totals, ties, rows.n_iter, kept, rho, of_x, of_y, a, sig);
     }
     // From here on element i of the row is of lane i % size. In rank order, then by the inverse of perm to the scores.
     team.sync();
 #pragma unroll
-    for (int e = 0; e < E; ++e) ties.lower[padded<E>(team.lane * E + e)] = saved.through ? g[e] : T(0);
+    for (int e = 0; e < E; ++e) ties.lower[padded<E>(team.lane * E + e)] = saved.through ? sig[e] : T(0);
     team.sync();
-    T z[E], along = 0;
+    T z[E], g[E], along = 0;
     bool real[E];
 #pragma unroll
     for (int e = 0; e < E; ++e) {
@@ -148,7 +150,8 @@ template <class T, class Team, int E>
 void launch_soft_sort_backward(const Rows<T>& rows, SavedRows<T> saved, const Tensor& like) {
   const int size = team_size<Team>(block_threads(rows.n, E));
   const size_t iterates = saved.through ? rows.n_iter * size * E * sizeof(T) : 0;
-  const size_t fixed = row_bytes<T, E>(size * E, true) + sizeof(T) * 2, room = std::min(kRoom, most_shared(like));
+  const size_t fixed = row_bytes<T, E>(size * E, true) + sizeof(T) * 2 + 5 * Kept<T, Team, E>::bytes(size);
+  const size_t room = std::min(kRoom, most_shared(like));
   const size_t smallest = (Team::kBlock ? 1 : kWarp / Team::kSize) * (fixed + iterates);
   const bool in_shared = smallest <= room;
   const size_t stride = (fixed + (in_shared ? iterates : 0) + 15) / 16 * 16;

@@ -51,7 +51,8 @@ struct WarpTeam {
   }
 };
 
-template <int MAX>
+// FULL: always kThreads, so that addresses of elements are a lane's own and a constant: registers, where a row is long.
+template <int MAX, bool FULL = false>
 struct BlockTeam {
   static constexpr int kSize = 0, kThreads = MAX;
   static constexpr bool kBlock = true;
@@ -63,7 +64,7 @@ struct BlockTeam {
   __device__ explicit BlockTeam(void* shared)
       : lane(threadIdx.x), row(blockIdx.x), parts(static_cast<double*>(shared)) {}
   __device__ static int size() {
-    return blockDim.x;
+    return FULL ? MAX : blockDim.x;
   }
   __device__ static void sync() {
     __syncthreads();
@@ -117,11 +118,54 @@ constexpr size_t padded_size(size_t n) {
   return n + n / E;
 }
 
+// Whether a row is so long that registers do not hold all that a kernel keeps between scans, and shared memory has room
+// for the rest: 512 threads with 8 numbers of float32 each, or 256 with as many of float64.
+template <class T, class Team, int E>
+constexpr bool kParks = Team::kBlock && Team::kThreads * E * sizeof(T) == 16 << 10;
+
+// A lane's E numbers of such a row, in shared memory from `room` on, which moves on; of other rows in registers.
+template <class T, class Team, int E, bool PARKS = kParks<T, Team, E>>
+struct Kept {
+  T x[E];
+
+  __device__ __forceinline__ Kept(const Team&, T*&) {}
+  // What lies in shared memory as it is, or zeros.
+  __device__ __forceinline__ Kept(T* shared, bool here) {
+#pragma unroll
+    for (int e = 0; e < E; ++e) x[e] = here ? shared[e] : T(0);
+  }
+  __device__ __forceinline__ T& operator[](int e) {
+    return x[e];
+  }
+  __device__ __forceinline__ T operator[](int e) const {
+    return x[e];
+  }
+  static size_t bytes(int64_t) {
+    return 0;
+  }
+};
+template <class T, class Team, int E>
+struct Kept<T, Team, E, true> {
+  T* const x;
+  const int apart;
+
+  __device__ __forceinline__ Kept(const Team& team, T*& room) : x(room + team.lane), apart(team.size()) {
+    room += E * apart;
+  }
+  __device__ __forceinline__ Kept(T* shared, bool) : x(shared), apart(1) {}
+  __device__ __forceinline__ T& operator[](int e) const {
+    return x[e * apart];
+  }
+  static size_t bytes(int64_t size) {
+    return size * E * sizeof(T);
+  }
+};
+
 // The longest row: 512 threads with 8 elements each.
 constexpr int64_t kMaxNodes = 4096;
 
-inline void check_row_length(const char* op, int64_t n) {
-  STD_TORCH_CHECK(n <= kMaxNodes, "backend 'cuda': ", op, " sorts rows of at most ", kMaxNodes, " nodes, got n = ", n,
+inline void check_row_length(const char* op, int64_t n, int64_t most = kMaxNodes) {
+  STD_TORCH_CHECK(n <= most, "backend 'cuda': ", op, " sorts rows of at most ", most, " nodes, got n = ", n,
                   "; backend='reference' has no such limit");
 }
 

@@ -6,8 +6,6 @@
 
 namespace lps::cuda {
 
-constexpr int kTileWarps = 8;  // of a block, most
-constexpr int kTileThreads = kTileWarps * kWarp;
 // From this c on runs of channels are long enough to be read entry by entry; fewer pass through shared memory, where
 // the tile, some whole nodes, lies in order.
 constexpr int64_t kWide = 32;
@@ -45,6 +43,8 @@ struct Tile {
   // An even count would bring lanes to the same banks: a gap every 128 bytes spreads them.
   static constexpr int kGap = COUNT % 2 == 0 ? 128 / sizeof(T) : 1 << 30;
   static constexpr int kNumbers = kSteps * kWarp + kSteps * kWarp / kGap;
+  // Of a block, most: as many as registers and 48 KB of buffers are enough for.
+  static constexpr int kWarps = sizeof(T) == 4 && COUNT <= 4 ? 12 : 8, kThreads = kWarps * kWarp;
   using Entries = T[kItems][COUNT];
   using Places = int64_t[kItems];
 
