@@ -107,7 +107,8 @@ def launch_rotate(
         chunks, blocks = cdiv(s.k, SAMPLES), s.blocks(permuted)
         rotate_kernel[programs(s.b * chunks * blocks, name)](
             y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1),
-            SHARED=s.centers == 1, SAMPLES=SAMPLES, R=s.ranks(permuted), **s.lanes(x.element_size(), permuted), **OPTIONS,
+            SHARED=s.centers == 1, SAMPLES=SAMPLES, R=s.ranks(permuted), **s.lanes(x.element_size(), permuted),
+            **OPTIONS,
         )  # fmt: skip
     return y
 
