@@ -134,6 +134,21 @@ def outer_kernel(
 
 
 @triton.jit
+def load_few(at, count, SIZE: tl.constexpr):
+    """`count` neighbouring numbers and zeros. As many as a program's threads at least: warps read what others have."""
+    i = tl.arange(0, SIZE)
+    return tl.load(tl.max_contiguous(at + i, 1), mask=i < count, other=0)
+
+
+@triton.jit
+def lanes_tile(held, skew, real, lane, e, here, width, c, d, dtype: tl.constexpr):
+    """Entries e of lanes of a block, and which there are."""
+    line = tl.where(lane < here * c, lane // c, 0)
+    mask = (lane < here * c) & (picked(real.to(tl.int32), line) > 0) & (e < d)
+    return tl.where(mask, picked(held, tl.where(mask, line * width + e * c + lane % c + skew, 0)).to(dtype), 0), mask
+
+
+@triton.jit
 def load_block(at, order, f, first, here, per, width, n, count, LANES: tl.constexpr, SKEW: tl.constexpr):
     """Numbers f of `here` lines of `width` from line `first` on, where they begin, and which local lines are real."""
     local, lines = tl.arange(0, LANES), n.to(tl.int64) * per
@@ -157,7 +172,7 @@ def load_block(at, order, f, first, here, per, width, n, count, LANES: tl.conste
 def product_lines_kernel(
     y, x, q, before, after, order, num_nodes, weights, n, k, d, c, per, blocks, chunks, centers,
     TRANSPOSE: tl.constexpr, EACH: tl.constexpr, SUM: tl.constexpr, MEAN: tl.constexpr, LANES: tl.constexpr,
-    D: tl.constexpr, STEPS: tl.constexpr, NUMBERS: tl.constexpr, SKEW: tl.constexpr,
+    D: tl.constexpr, STEPS: tl.constexpr, MATRIX: tl.constexpr, NUMBERS: tl.constexpr, SKEW: tl.constexpr,
 ):  # fmt: skip
     """The same of whole lines, which are read as they lie and put in lanes in shared memory, for a chunk of samples."""
     dtype: tl.constexpr = q.dtype.element_ty
@@ -178,24 +193,23 @@ def product_lines_kernel(
                 x + (row if EACH else b) * size, None if order is None else order + row * n, f, first, here, per, width,
                 n, count, LANES, SKEW,
             )  # fmt: skip
-        live = (lane < here * c) & (picked(real.to(tl.int32), tl.where(lane < here * c, lane // c, 0)) > 0)
+        matrix = load_few(q + row * d * d, d * d, MATRIX)
+        if before is not None:
+            middle = load_few(before + (b * centers + sample % centers) * d, d, MATRIX)
+        if after is not None:
+            middle = load_few(after + (b * centers + sample % centers) * d, d, MATRIX)
         turned = tl.zeros((LANES, D), dtype)
         for start in tl.static_range(0, D, STEPS):
             e = start + tl.arange(0, STEPS)
-            mask = live[:, None] & (e < d)[None, :]
-            place = (lane // c * width + lane % c)[:, None] + (e * c)[None, :] + skew
-            tile = tl.where(mask, picked(held, tl.where(mask, place, 0)).to(dtype), 0)
+            tile, mask = lanes_tile(held, skew, real, lane[:, None], e[None, :], here, width, c, d, dtype)
             if before is not None:
-                middle = tl.load(before + (b * centers + sample % centers) * d + e, mask=e < d, other=0)
-                tile = tl.where(mask, tile - middle[None, :], 0)
-            if TRANSPOSE:
-                at = q + row * d * d + e[:, None] * d + a[None, :]
-            else:
-                at = q + row * d * d + a[None, :] * d + e[:, None]
-            m = tl.load(at, mask=(e < d)[:, None] & (a < d)[None, :], other=0)
+                tile = tl.where(mask, tile - picked(middle, e)[None, :], 0)
+            inside = (e < d)[:, None] & (a < d)[None, :]
+            place = e[:, None] * d + a[None, :] if TRANSPOSE else a[None, :] * d + e[:, None]
+            m = tl.where(inside, picked(matrix, tl.where(inside, place, 0)), 0)
             turned = tl.dot(tile, m, turned, input_precision="ieee", out_dtype=dtype)
         if after is not None:
-            turned += tl.load(after + (b * centers + sample % centers) * d + a, mask=a < d, other=0)[None, :]
+            turned += picked(middle, a)[None, :]
         w = tl.full((), 1.0, dtype)
         if weights is not None:
             w = tl.load(weights + row)
@@ -221,6 +235,45 @@ def store_block(
     place = (line * c + within % c) * D + within // c
     value = tl.where(real, picked(tile, tl.where(real, place, 0).to(tl.int32)), 0)
     store_line(to, f, here * width, value, SKEW)
+
+
+@entry(do_not_specialize=["n", "k", "d", "per", "blocks", "centers"])
+def outer_lines_kernel(
+    s, totals, x, g, before, order, num_nodes, n, k, d, c, per, blocks, centers,
+    EACH: tl.constexpr, EACH_GRAD: tl.constexpr, FORWARD: tl.constexpr, ADD: tl.constexpr, LANES: tl.constexpr,
+    D: tl.constexpr, STEPS: tl.constexpr, MATRIX: tl.constexpr, NUMBERS: tl.constexpr, SKEW: tl.constexpr,
+):  # fmt: skip
+    """`outer_kernel` of whole lines: the sums of a sample, one block of lines after the other."""
+    dtype: tl.constexpr = s.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64)
+    b, sample = row // k, row % k
+    count, width, lines = nodes_of(num_nodes, b, n), d * c, n.to(tl.int64) * per
+    a, f, size = tl.arange(0, D), tl.arange(0, NUMBERS), lines * width
+    total, sums = tl.zeros((D, D), dtype), tl.zeros((D,), dtype)
+    if before is not None:
+        middle = picked(load_few(before + (b * centers + sample % centers) * d, d, MATRIX), a)[:, None]
+    for block in range(blocks):
+        first = block.to(tl.int64) * (LANES // c)
+        here = tl.minimum(lines - first, LANES // c).to(tl.int32)
+        of_x = x + (row if EACH else b) * size
+        held, skew, real = load_block(of_x, None, f, first, here, per, width, n, count, LANES, SKEW)
+        of_g, seen = g + (row if EACH_GRAD else b) * size, None if order is None else order + row * n
+        held_g, skew_g, real_g = load_block(of_g, seen, f, first, here, per, width, n, count, LANES, SKEW)
+        for start in tl.static_range(0, LANES, STEPS):
+            lane = start + tl.arange(0, STEPS)
+            tile, mask = lanes_tile(held, skew, real, lane[None, :], a[:, None], here, width, c, d, dtype)
+            if before is not None:
+                tile = tl.where(mask, tile - middle, 0)
+            incoming, _ = lanes_tile(held_g, skew_g, real_g, lane[:, None], a[None, :], here, width, c, d, dtype)
+            total = tl.dot(tile, incoming, total, input_precision="ieee", out_dtype=dtype)
+            sums += tl.sum(incoming, 0)
+    at = row * d * d + (a[:, None] * d + a[None, :] if FORWARD else a[None, :] * d + a[:, None])
+    inside = (a < d)[:, None] & (a < d)[None, :]
+    if ADD:
+        total += tl.load(s + at, mask=inside, other=0)
+    tl.store(s + at, total, mask=inside)
+    if totals is not None:
+        tl.store(totals + row * d + a, sums, mask=a < d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +311,14 @@ class Axis:
         return y
 
     def outer(self, found, totals, x, g, each, each_grad, forward, order, nodes, before=None, add=False) -> None:
-        s, constants = self.s, self.constants()
+        s, constants, lines = self.s, self.constants(), self.lines(min(x.element_size(), g.element_size()))
+        if lines is not None:
+            blocks = cdiv(s.n * self.per, lines["LANES"] // self.c)
+            outer_lines_kernel[programs(s.b * s.k, "rotate_backward")](
+                found, totals, x, g, before, order, nodes, s.n, s.k, s.d, self.c, self.per, blocks, max(s.centers, 1),
+                EACH=each, EACH_GRAD=each_grad, FORWARD=forward, ADD=add, **lines,
+            )  # fmt: skip
+            return
         parts = cdiv(s.d, constants["COLUMNS"])
         outer_kernel[programs(s.b * s.k * parts**2, "rotate_backward")](
             found, totals, x, g, before, order, nodes, s.n, s.k, s.d, self.c, self.per, parts, max(s.centers, 1),
@@ -274,8 +334,9 @@ def _lines(count: int, d: int, c: int, itemsize: int) -> dict | None:
         return None
     skew = d * c * itemsize % 32 > 0
     numbers = power_of_two(lanes // c * c * d + (32 // itemsize if skew else 0))
-    constants = {"LANES": lanes, "D": block, "STEPS": STEPS, "NUMBERS": numbers, "SKEW": skew}
-    return {**constants, "num_warps": max(lanes * block // 256, WARPS), **OPTIONS}
+    warps = max(lanes * block // 256, WARPS)
+    constants = {"LANES": lanes, "D": block, "STEPS": STEPS, "MATRIX": max(block**2, 32 * warps)}
+    return {**constants, "NUMBERS": max(numbers, 32 * warps), "SKEW": skew, "num_warps": warps, **OPTIONS}
 
 
 def axes(s: Space) -> tuple[Axis, Axis | None]:
