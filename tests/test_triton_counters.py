@@ -82,6 +82,10 @@ TRAFFIC = [
     ("inverse_rotate_mean", Traffic(Case(**SIZES), (1, 2))),
     ("permute_rotate", Traffic(Case(**HARD), (1, 2), space, inverting(3, 24))),
     ("inverse_permute_rotate_mean", Traffic(Case(**HARD), (1, 2), inverting(3, 24), space)),
+    # Up to 1,024 nodes and channels, a program holds the graph and puts it in order in shared memory.
+    *((name, Traffic(Case(**{**HARD, "n": n, "c": c, "order": order}), (1, launches)))
+      for name in ("permute_rotate", "inverse_permute_rotate_mean")
+      for n, c, order, launches in ((100, 3, 1, 1), (60, 3, 2, 1))),
     # The centroid's share of the gradient takes another pass over that of x.
     ("sample_rotate", Traffic(Case(**SIZES), (2, 2), points, lambda **s: 2 * points(**s))),
     ("sample_rotate", Traffic(Case(**{**SIZES, "c": 1}), (1, 1), more_back=lambda **s: 2 * points(**s))),

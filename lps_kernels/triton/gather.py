@@ -189,7 +189,7 @@ def gather_sum(y, perm, num_nodes, out, order, weights=None, scale=None, dtype=N
     c, each, target = y.shape[-1], 1, out
     if dtype is None:  # every sample is a graph of its own
         y, target, scale, b, k, each = bits(y), bits(out), 0.0, b * k, 1, k
-    shape = line_of(y, n, order)
+    shape = line_of(y, n, order, sums=True)
     with on(y):
         if shape is not None:
             sum_lines(shape, y, perm, num_nodes, weights, target, b, k, each, scale, order, dtype)

@@ -171,18 +171,20 @@ def sum_graph_kernel(
     store_line(to, j, line, total, SKEW)
 
 
-def line_of(x: Tensor, n: int, order: int) -> dict | None:
+def line_of(x: Tensor, n: int, order: int, sums: bool = False) -> dict | None:
     """How lines lie in a program, or None where one is too long."""
-    return _line_of(n, x.shape[-1], x.element_size(), order)
+    return _line_of(n, x.shape[-1], x.element_size(), order, sums)
 
 
 @functools.lru_cache(maxsize=1024)
-def _line_of(n: int, c: int, size: int, order: int) -> dict | None:
+def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if block > LONGEST:
         return None
-    lines = {"P": max(min(HELD // (size * block), power_of_two(n)), 1)} if order == 2 else {}
+    # Sums of two bytes fill registers as those of four; where lines are skewed, so do the addresses of each number.
+    held = HELD // (max(size, 4) * (2 if skew else 1)) if sums else HELD // size
+    lines = {"P": max(min(held // block, power_of_two(n)), 1)} if order == 2 else {}
     warps = max(1, min(block * lines.get("P", 1) // 256, 16))
     return {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), **lines, "num_warps": warps, **OPTIONS}
 

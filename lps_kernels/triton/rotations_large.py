@@ -25,7 +25,7 @@ from lps_kernels.triton.space import SAMPLES, Space
 # Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
 # the least that a product of tiles takes on every device.
 LANES, COLUMNS, STEPS, WARPS = 32, 32, 16, 4
-LARGEST, TILE = 64, 4096  # columns and numbers of a tile of whole lines
+LARGEST, TILE = 32, 2048  # columns and numbers of a tile of whole lines
 
 
 @triton.jit

@@ -14,7 +14,7 @@ SMALL = 4  # up to this d the entries of a node and a channel are unrolled
 # Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
 LANES = {1: (256, 2), 2: (128, 4)}
 # The same where nodes are put in order in shared memory, by a program that holds all of a graph.
-WHOLE = {1: 1024, 2: 512}
+WHOLE = {1: 1024, 2: 256}
 # From this c on runs of channels are long enough to be read entry by entry without waste.
 WIDE = 64
 SAMPLES = 8  # of one input that a program turns, where samples are independent: it reads the input once for them
