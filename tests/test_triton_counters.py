@@ -47,8 +47,8 @@ FEATURES = [
 
 
 def inverting(programs, each):
-    """Of a cache: so many programs of a graph read perm, write ranks of nodes to any place of their own memory, and
-    read them there, in so many bytes a node. A sort would ask for nothing, and takes eight times the instructions.
+    """Of a cache: so many programs of a graph, none of which holds it, read perm, write ranks of nodes to any place of
+    their own memory, and read them there, in so many bytes a node.
     """
     return lambda b, k, n, **_: programs * b * k * n * each
 

@@ -1,5 +1,8 @@
 """Matrices of any size on the space axis: products by tiles. Tensors take a launch for each of their two axes.
 
+Up to 32 columns, lines are read and written as they lie and put in lanes in shared memory; read one by one, entries of
+several channels would ask for each sector several times.
+
 Features are seen as (b, k or nothing, lines, d, c): a line is a node for vectors and for the first axis of tensors,
 whose other axis counts as channels then, and one of d lines of a node for the second. So one product and one sum of
 outer products serve both directions and both orders.
