@@ -40,27 +40,22 @@ class Traffic:
 SIZES = {"b": 2, "k": 4, "n": 188, "c": 8, "ragged": False, "tau": 0.01}
 HARD = {**SIZES, "soft": False}
 EDGES = {**HARD, "order": 2, "n": 64, "c": 4}
-WIDE = {**HARD, "order": 2, "n": 64, "c": 8}
+FEATURES = [
+    *(Case(**{**HARD, "c": c}) for c in (1, 3, 4, 5, 8, 20)),
+    *(Case(**{**EDGES, "c": c, "n": n}) for c, n in ((1, 64), (4, 64), (5, 61), (8, 64))),
+]
 
 
 def inverting(programs, each):
-    """Of a cache: so many programs of a graph read perm, write ranks of nodes to any place of their own memory, and
-    read them there, in so many bytes a node. A sort would ask for nothing, and takes eight times the instructions.
+    """Of a cache: so many programs of a graph, none of which holds it, read perm, write ranks of nodes to any place of
+    their own memory, and read them there, in so many bytes a node.
     """
     return lambda b, k, n, **_: programs * b * k * n * each
-
-
-def both(*parts):
-    return lambda **s: sum(part(**s) for part in parts)
 
 
 def each_sample(b, k, n, c, width=1, **_):
     """x is read again for each sample but one: from a cache, which holds it, as k programs or warps do at once."""
     return b * (k - 1) * n * c * width * 4
-
-
-def edges_of(n, **s):
-    return each_sample(n=n, width=n, **s)
 
 
 def space(d=3, **s):
@@ -73,15 +68,8 @@ def points(b, n, c, **_):
 
 
 TRAFFIC = [
-    ("permute", Traffic(Case(**HARD), (1, 1), each_sample, inverting(1, 16), ("x",), 1)),
-    ("permute", Traffic(Case(**EDGES), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
-    ("permute", Traffic(Case(**WIDE), (1, 1), edges_of, inverting(8, 48), ("x",), 1)),
-    ("permute", Traffic(Case(**{**HARD, "c": 1}), (1, 1), more_back=inverting(1, 16), unread=("x",), needs=1)),
-    # Four numbers a thread are one node's, whose place each of them reads.
-    ("permute", Traffic(Case(**{**HARD, "c": 4}), (1, 1), inverting(1, 24), inverting(1, 48), ("x",), 1)),
-    ("inverse_permute_mean", Traffic(Case(**HARD), (1, 1), inverting(1, 16), each_sample, ("y",), 1)),
-    ("inverse_permute_mean", Traffic(Case(**EDGES), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),
-    ("inverse_permute_mean", Traffic(Case(**WIDE), (1, 1), inverting(8, 48), edges_of, ("y",), 1)),
+    *(("permute", Traffic(case, (1, 1), unread=("x",), needs=1)) for case in FEATURES),
+    *(("inverse_permute_mean", Traffic(case, (1, 1), unread=("y",), needs=1)) for case in FEATURES),
     ("random_permutation", Traffic(Case(**SIZES), (1, 0))),
     # Every iterate of each row of 256 is kept while the backward runs, in 32 MB at most, which an L2 holds.
     ("soft_sort", Traffic(Case(**SIZES), (1, 1), more_back=lambda b, k, **_: b * k * 2 * 2 * 5 * 256 * 4)),
@@ -94,11 +82,15 @@ TRAFFIC = [
     ("inverse_rotate_mean", Traffic(Case(**SIZES), (1, 2))),
     ("permute_rotate", Traffic(Case(**HARD), (1, 2), space, inverting(3, 24))),
     ("inverse_permute_rotate_mean", Traffic(Case(**HARD), (1, 2), inverting(3, 24), space)),
+    # Up to 1,024 nodes and channels, a program holds the graph and puts it in order in shared memory.
+    *((name, Traffic(Case(**{**HARD, "n": n, "c": c, "order": order}), (1, launches)))
+      for name in ("permute_rotate", "inverse_permute_rotate_mean")
+      for n, c, order, launches in ((100, 3, 1, 1), (60, 3, 2, 1))),
     # The centroid's share of the gradient takes another pass over that of x.
     ("sample_rotate", Traffic(Case(**SIZES), (2, 2), points, lambda **s: 2 * points(**s))),
     ("sample_rotate", Traffic(Case(**{**SIZES, "c": 1}), (1, 1), more_back=lambda **s: 2 * points(**s))),
-    ("sample_permute", Traffic(Case(**{**HARD, "n": 64}), (2, 2), both(each_sample, edges_of),
-                               both(inverting(1, 16), inverting(8, 48)), ("x", "edges", "scores", "saved_t"), 6)),
+    ("sample_permute", Traffic(Case(**{**HARD, "n": 64}), (2, 2), each_sample,
+                               unread=("x", "edges", "scores", "saved_t"), needs=6)),
 ]  # fmt: skip
 
 

@@ -35,10 +35,21 @@ def test_long_rows(name, rows, n):
     testing.assert_gradients_match(OPS[name], "triton", args)
 
 
-@pytest.mark.parametrize(("name", "b", "n", "order"), [("permute", 2, 700, 1), ("inverse_permute_mean", 1, 150, 2)])
-def test_long_features(name, b, n, order):
+# Lines that a program holds, and longer ones.
+@pytest.mark.parametrize(
+    ("name", "b", "n", "c", "order"),
+    [
+        ("permute", 2, 700, 5, 1),
+        ("permute", 2, 20, 412, 1),
+        ("permute", 1, 20, 412, 2),
+        ("inverse_permute_mean", 1, 150, 5, 2),
+        ("inverse_permute_mean", 2, 20, 411, 1),
+        ("inverse_permute_mean", 1, 20, 411, 2),
+    ],
+)
+def test_long_features(name, b, n, c, order):
     op = OPS[name]
-    args = testing.arguments(op, testing.Case(b=b, k=2, n=n, c=5, order=order, tau=0.01), device="cuda")
+    args = testing.arguments(op, testing.Case(b=b, k=2, n=n, c=c, order=order, tau=0.01), device="cuda")
     testing.assert_matches(op, "triton", args)
     testing.assert_gradients_match(op, "triton", args)
 

@@ -1,7 +1,7 @@
 """Moves of nodes and edges by a permutation, and sums over samples of what it moves back.
 
-Whoever reads at perm[r] is here a gather, in this file where what lies together is whole sectors of 32 bytes; lines.py
-has the others. What goes back to node order is a gather too, by inverses that each program finds for itself. Hence
+Whoever reads at perm[r] is here a gather, in this file where a line is longer than a program holds; lines.py has the
+others. What goes back to node order is a gather too, by inverses that each program finds for itself. Hence
 nothing is added by atomics.
 """
 
@@ -165,7 +165,7 @@ def gather(x, perm, num_nodes, out, order, each=False, weights=None, scale=None,
     shape = line_of(x, n, order)
     with on(x):
         if shape is not None:
-            gather_lines(shape, x, perm, num_nodes, weights, target, scale, order, each, dtype)
+            gather_lines(shape, x, perm, num_nodes, weights, target, b, k, each, scale, order, dtype)
         elif order == 1:
             sizes = tile(c)
             grid = programs(-(-b * k * n // sizes["P"]) * -(-c // sizes["C"]), "permute")
@@ -189,7 +189,7 @@ def gather_sum(y, perm, num_nodes, out, order, weights=None, scale=None, dtype=N
     c, each, target = y.shape[-1], 1, out
     if dtype is None:  # every sample is a graph of its own
         y, target, scale, b, k, each = bits(y), bits(out), 0.0, b * k, 1, k
-    shape = line_of(y, n, order)
+    shape = line_of(y, n, order, sums=True)
     with on(y):
         if shape is not None:
             sum_lines(shape, y, perm, num_nodes, weights, target, b, k, each, scale, order, dtype)

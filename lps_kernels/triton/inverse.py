@@ -1,9 +1,10 @@
-"""Inverses of permutations: the rank of each node.
+"""Inverses of permutations: the rank of each node, for kernels that hold neither a graph nor a line of its edges.
 
-A program that goes back to node order writes the ranks of its samples to memory of its own and reads them there:
-numbers go to any place of a few sectors, which a cache holds. A sort in registers would ask memory for nothing, but
-takes eight times as many instructions: 1,936 against 228 for 188 nodes in four warps. Where a graph's rows are long and
-narrow, and many programs would have to invert the whole of them, a launch of its own does it.
+Those that do sort in registers, see sort.py, which asks memory for nothing. Here a program that goes back to node order
+writes the ranks of its samples to memory of its own and reads them for each of its tiles: numbers go to any place of a
+few sectors, which a cache holds. A sort would take eight times as many instructions: 1,936 against 228 for 188 nodes in
+four warps. Where a graph's rows are long and narrow, and many programs would have to invert the whole of them, a launch
+of its own does it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import triton.language as tl
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
+from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotation_gradients import ROWS, finish, finish_kernel
 from lps_kernels.triton.rotations import (
     apply_matrix,
@@ -15,6 +16,7 @@ from lps_kernels.triton.rotations import (
     load_matrix,
     load_vectors,
     matrix_gradient,
+    moved,
     nodes_of,
     ordered,
     store_vectors,
@@ -27,7 +29,7 @@ from lps_kernels.triton.space import SAMPLES, Space
 def inverse_rotate_mean_backward_kernel(
     grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, blocks, chunks,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr,
+    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """grad_y of a block of nodes of some samples, and its part of the gradients of q, center and weights."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
@@ -36,24 +38,28 @@ def inverse_rotate_mean_backward_kernel(
     chunk, b = item % chunks, (item // chunks).to(tl.int64)
     first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    if MEAN and perm is None:
+    HELD: tl.constexpr = perm is None or R > 0
+    if MEAN and HELD:
         at = grad_x + b * row_size
         g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
     samples = tl.cdiv(k, chunks)
     for sample in range(chunk * samples, tl.minimum((chunk + 1) * samples, k)):
         row = b * k + sample
         source = grad_x + (b if MEAN else row) * row_size
-        if perm is not None:
+        if not HELD:
             place = ordered(perm + row * n, node, n, count)
             g = load_vectors(source, first, per, place, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
         elif not MEAN:
             g = load_vectors(source, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+        h = g
+        if R:
+            h = moved(g, order_of(perm + row * n, n, R), node, channel, c, node < count)
         m = load_matrix(q + row * D * D, D, LANES, THREADS)
         if grad_y is not None:
             w = tl.full((), 1.0, dtype)
             if MEAN:
                 w = tl.load(weights + row) if weights is not None else w / k.to(dtype)
-            turned = apply_matrix(m, g, D, ORDER)
+            turned = apply_matrix(m, h, D, ORDER)
             weighted = ()
             for e in tl.static_range(COUNT):
                 weighted = weighted + (turned[e] * w,)
@@ -63,25 +69,26 @@ def inverse_rotate_mean_backward_kernel(
             at = y + row * row_size
             v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
             # Exchanged, so that entries come in the order of q: of g y^T where y_a is q_ae x_e.
-            sums = matrix_gradient(transposed(m, D), v, g, D, ORDER)
+            sums = matrix_gradient(transposed(m, D), v, h, D, ORDER)
             turned_sums = ()
             for a in tl.static_range(D):
                 for e in tl.static_range(D):
                     turned_sums = turned_sums + (sums[e * D + a],)
             to = partial + (row * blocks + block) * WIDTH + tl.arange(0, WIDTH)
-            tl.store(to, lane_sums(turned_sums + g, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
+            tl.store(to, lane_sums(turned_sums + h, D * D + D if WIDTH >= D * D + D else D * D, WIDTH))
 
 
 @entry(do_not_specialize=["n", "k", "centers"])
 def whole_inverse_rotate_mean_backward_kernel(
     grad_y, grad_q, grad_center, grad_weights, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c,
     centers, MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """A single block and its sums."""
     inverse_rotate_mean_backward_kernel(
         grad_y, partial, grad_x, y, q, center, perm, num_nodes, weights, n, k, c, 1, 1, MEAN, D, ORDER, LANES, PADDED,
-        DIRECT, THREADS, SKEW, WIDTH,
+        DIRECT, THREADS, SKEW, WIDTH, R,
     )  # fmt: skip
     tl.debug_barrier()
     finish_kernel(
@@ -112,12 +119,13 @@ def inverse_rotate_gradients(s: Space, results, grad_x, y, perm, q, center, num_
     """
     grad_y, grad_q, grad_center, grad_weights = (r if r.numel() else None for r in results)
     others = grad_q, grad_center, grad_weights
-    chunks, blocks, sums = cdiv(s.k, SAMPLES), s.blocks(), any(g is not None for g in others)
+    chunks, blocks, sums = cdiv(s.k, SAMPLES), s.blocks(perm is not None), any(g is not None for g in others)
     totals = center is not None and (grad_center is not None or grad_weights is not None)
     width = power_of_two(s.d**2 + s.d if totals else s.d**2)
     partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
     inputs = partial, grad_x, y, q, center, perm, num_nodes, weights, s.n, s.k, s.c
-    constants = {"MEAN": mean, "WIDTH": width, **s.lanes(y.element_size())}
+    constants = {"MEAN": mean, "WIDTH": width, "R": s.ranks(perm is not None)}
+    constants |= s.lanes(y.element_size(), perm is not None)
     if sums and blocks == chunks == 1:
         whole_inverse_rotate_mean_backward_kernel[programs(s.b, "inverse_rotate_mean_backward")](
             grad_y, *others, *inputs, max(s.centers, 1), ROWS=ROWS, **constants, **UNFUSED

@@ -10,11 +10,13 @@ from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of, inverses_here, share
 from lps_kernels.triton.inverse_rotate_gradients import inverse_rotate_gradients
 from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotations import (
     apply_matrix,
     lanes_of,
     load_matrix,
     load_vectors,
+    moved,
     nodes_of,
     ordered,
     shifted,
@@ -22,6 +24,7 @@ from lps_kernels.triton.rotations import (
     transposed,
 )
 from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
+from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
 
@@ -29,9 +32,9 @@ from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 def inverse_rotate_mean_kernel(
     x, y, q, center, perm, inverses, num_nodes, weights, n, k, c, blocks, groups, chunks, centers,
     MEAN: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
-    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr,
+    DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """MEAN: all samples of an input's blocks, else the samples of a chunk, each for itself."""
+    """MEAN: all samples of an input's blocks, else the samples of a chunk, each for itself. R: see `Space.ranks`."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
     dtype: tl.constexpr = q.dtype.element_ty
     group, item = tl.program_id(0) % groups, tl.program_id(0) // groups
@@ -51,6 +54,9 @@ def inverse_rotate_mean_kernel(
             at = y + row * row_size
             if inverses is None:
                 v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+                if R:
+                    order = inverse(order_of(perm + row * n, n, R), R)
+                    v = moved(v, order, node, channel, c, node < count)
             else:
                 rank = ordered(inv + (sample - start) * n, node, n, count)
                 v = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
@@ -129,17 +135,18 @@ def launch_inverse(
         return x.fill_(float("nan"))  # the mean of no samples, as the reference says
     with on(y):
         if s.d > SMALL:
-            inverse = None if perm is None else inverse_of(perm)
-            turn_back(s, x, y, q, center, inverse, num_nodes, weights, mean)
+            order = None if perm is None else inverse_of(perm)
+            turn_back(s, x, y, q, center, order, num_nodes, weights, mean)
             return x
-        chunks, blocks = 1 if mean else cdiv(s.k, SAMPLES), s.blocks()
+        permuted = perm is not None
+        chunks, blocks = 1 if mean else cdiv(s.k, SAMPLES), s.blocks(permuted)
         groups, inverses = blocks, None
-        if perm is not None:
+        if permuted and not s.whole(permuted):
             width, rows = s.node * y.element_size(), cdiv(s.k, chunks)
             groups, perm, inverses = share(perm, s.b * chunks, blocks, width, rows)
         inverse_rotate_mean_kernel[programs(s.b * chunks * groups, name)](
             x, y, q, center, perm, inverses, num_nodes, weights, s.n, s.k, s.c, blocks, groups, chunks,
-            max(s.centers, 1), MEAN=mean, **s.lanes(y.element_size()), **OPTIONS,
+            max(s.centers, 1), MEAN=mean, R=s.ranks(permuted), **s.lanes(y.element_size(), permuted), **OPTIONS,
         )  # fmt: skip
     return x
 

@@ -1,7 +1,9 @@
-"""Gathers of runs shorter than a sector: whole lines are read as they lie and put in order in shared memory.
+"""Gathers in shared memory: whole lines are read as they lie and put in order there.
 
-Read one by one, numbers or pairs of them from anywhere in a line would ask for a sector of 32 bytes each. A line is a
-node's edges, or a graph's nodes where the permutation acts on one axis.
+Read one by one, numbers from anywhere in a line would ask for a sector of 32 bytes each, and lines that are gathered
+for several samples would be read as often. A line is a node's edges, or a graph's nodes where the permutation acts on
+one axis. What is gathered stays with its program, which writes it for every sample; what is summed likewise. So lines
+of edges go to the rank of their node, and columns come from the node of their rank.
 """
 
 from __future__ import annotations
@@ -14,25 +16,36 @@ from torch import Tensor
 
 from lps_kernels.triton.entries import skew_of
 from lps_kernels.triton.entry import entry
-from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.launch import OPTIONS, cdiv, power_of_two, programs
 from lps_kernels.triton.moves import node, weight_of
-from lps_kernels.triton.sort import count_nodes
+from lps_kernels.triton.sort import count_nodes, inverse
 
 LONGEST = 8192  # numbers of a line that a program holds
-LINES, SAMPLES = 32, 8  # lines of edges that a program moves with one reading of perm; samples with one of the nodes
-SUMS = 8  # lines that it adds up at once; half of them in float64, whose sums fill twice the registers
+HELD = 32 << 10  # bytes of lines of edges that it holds: perm, which each program reads, is short beside them
+SAMPLES = 8  # samples that it moves with one reading of the nodes
 
 
 @triton.jit
-def load_line(at, j, count, SKEW: tl.constexpr):
-    """`count` numbers from `at` on, (N,), behind those that lie before them in their sector if SKEW; and how many."""
+def load_line(at, j, count, SKEW: tl.constexpr, here=True):
+    """`count` numbers from `at` on, behind those that lie before them in their sector if SKEW; and how many."""
     skew = skew_of(at, SKEW)
     if SKEW:  # one number a thread, or each would take several one by one, as they are not aligned
-        held = tl.load(at + tl.max_contiguous(j - skew, 1), mask=(j >= skew) & (j < count + skew), other=0)
+        source = tl.max_contiguous(at + (j - skew), 1 if len(j.shape) == 1 else [1, 1])
+        held = tl.load(source, mask=(j >= skew) & (j < count + skew) & here, other=0)
     else:
-        held = tl.load(at + j, mask=j < count, other=0)
+        held = tl.load(at + j, mask=(j < count) & here, other=0)
     return held, skew
+
+
+@triton.jit
+def store_line(at, j, count, value, SKEW: tl.constexpr, here=True):
+    """Write number j of what begins `skew_of(at)` numbers before `at`, where it is one of `count` from `at` on."""
+    if SKEW:
+        skew = skew_of(at, SKEW)
+        to = tl.max_contiguous(at + (j - skew), 1 if len(j.shape) == 1 else [1, 1])
+        tl.store(to, value.to(at.dtype.element_ty), mask=(j >= skew) & (j < count + skew) & here)
+    else:
+        tl.store(at + j, value.to(at.dtype.element_ty), mask=(j < count) & here)
 
 
 @triton.jit
@@ -44,69 +57,82 @@ def load_graph(at, j, nodes, c, line, SKEW: tl.constexpr):
 
 
 @triton.jit
-def columns_of(order, j, c, n, nodes):
-    """Where in a line number j of the ordered line is, and which there are."""
-    real = j < nodes * c
-    return node(order, j // c, n, real) * c + j % c, real
+def order_of(perm, n, R: tl.constexpr):
+    """A row of perm (R,), n at most of which are nodes, and the rest in place."""
+    rank = tl.arange(0, R)
+    return tl.where(rank < n, node(perm, rank, n, rank < n), rank)
 
 
-@entry(do_not_specialize=["k", "n", "blocks"])
+@triton.jit
+def picked(source, index):
+    """source[index], of a tensor as a line and indices of any shape."""
+    flat = tl.gather(tl.reshape(source, (source.numel,)), tl.reshape(index, (index.numel,)), 0)
+    return tl.reshape(flat, index.shape)
+
+
+@triton.jit
+def in_order(held, first, order, j, c, nodes):
+    """Number j of lines, whose nodes are put in order; zero beyond `nodes` of them. Lines begin at `first` in held."""
+    real = (j >= 0) & (j < nodes * c)
+    source = first + picked(order, tl.where(real, j // c, 0)) * c + j % c
+    return tl.where(real, picked(held, tl.where(real, source, 0)), 0)
+
+
+@entry(do_not_specialize=["k", "n", "blocks", "each"])
 def gather_edges_kernel(
-    x, perm, num_nodes, weights, y, k, n, c, line, blocks, scale: tl.float64,
-    EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    x, perm, num_nodes, weights, y, k, n, c, line, blocks, each, scale: tl.float64,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """y[b, k, r, s] = x[b, perm[r], perm[s]], or x[b, k, ...] if EACH; times a weight where DTYPE is given."""
-    block, row = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
-    j = tl.arange(0, N)
-    nodes = count_nodes(num_nodes, row // k, n)
-    source, real = columns_of(perm + row * n, j, c, n, nodes)
-    for rank in range(block * P, tl.minimum((block + 1) * P, n)):
-        at = (row if EACH else row // k) * n + node(perm + row * n, rank, n, rank < n)
-        held, skew = load_line(x + at * line, j, line, SKEW)
-        value = tl.where(real & (rank < nodes), tl.gather(held, source + skew, 0), 0)
+    """y[b, k, r, s] = x[b, perm[r], perm[s]]; times a weight where DTYPE is given. P lines of x a program.
+
+    Whole for a bijection alone: a line goes to the rank of its node.
+    """
+    block, graph = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    line_at, j, rank = (tl.arange(0, P) * N)[:, None], tl.arange(0, N)[None, :], tl.arange(0, R)[None, :]
+    i, nodes = (block * P + tl.arange(0, P))[:, None], count_nodes(num_nodes, graph // each, n)
+    held, skew = load_line(x + (graph * n + i) * line, j, line, SKEW, i < n)
+    for sample in range(k):
+        row = graph * k + sample
+        order = order_of(perm + row * n, n, R)
+        ranks = tl.sum(tl.where(order[None, :] == i, rank, 0), 1, keep_dims=True)
+        to = y + (row * n + tl.minimum(ranks, n - 1)) * line
+        value = in_order(held, line_at + skew, order, j - skew_of(to, SKEW), c, tl.where(i < nodes, nodes, 0))
         if DTYPE is not None:
-            value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-        tl.store(y + (row * n + rank) * line + j, value.to(y.dtype.element_ty), mask=j < line)
+            value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1, 1), tl.int64), None, DTYPE)
+        store_line(to, j, line, value, SKEW, i < n)
 
 
-@entry(do_not_specialize=["k", "n", "blocks", "groups", "each"])
+@entry(do_not_specialize=["k", "n", "blocks", "each"])
 def sum_edges_kernel(
-    y, perm, inverses, num_nodes, weights, x, k, n, c, line, blocks, groups, each, scale: tl.float64,
-    DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    y, perm, num_nodes, weights, x, k, n, c, line, blocks, each, scale: tl.float64,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """x[b, perm[r], perm[s]] = sum over k of w y[b, k, r, s]; without DTYPE there is one sample and nothing is added.
 
-    A program has one of `groups` shares of the lines of a graph, or of a sample where a graph has `each` of them.
+    P lines of x a program, of a graph, or of a sample where a graph has `each` of them.
     """
-    group, graph = tl.program_id(0) % groups, (tl.program_id(0) // groups).to(tl.int64)
-    j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph // each, n)
-    inv = inverses_here(perm, inverses, graph * k, k, n, k, min(N, 1024))
-    for block in range(group, blocks, groups):
-        first, total = block * P, ()
-        for _ in tl.static_range(P):
-            total = total + (tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE),)
-        for sample in range(k):
-            row = graph * k + sample
-            source, real = columns_of(inv + sample * n, j, c, n, nodes)
-            new = ()
-            for p in tl.static_range(P):
-                at = row * n + node(inv + sample * n, first + p, n, first + p < nodes)
-                held, skew = load_line(y + at * line, j, tl.where(first + p < nodes, line, 0), SKEW)
-                value = tl.where(real, tl.gather(held, source + skew, 0), 0)
-                if DTYPE is not None:
-                    w = weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-                    value = total[p] + value.to(DTYPE) * w
-                new = new + (value,)
-            total = new
-        for p in tl.static_range(P):
-            to = x + (graph * n + first + p) * line + j
-            tl.store(to, total[p].to(x.dtype.element_ty), mask=j < tl.where(first + p < n, line, 0))
+    block, graph = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    line_at, j, i = (tl.arange(0, P) * N)[:, None], tl.arange(0, N)[None, :], block * P + tl.arange(0, P)
+    nodes, to = count_nodes(num_nodes, graph // each, n), x + (graph * n + i)[:, None] * line
+    column, real = j - skew_of(to, SKEW), tl.where(i < nodes, nodes, 0)[:, None]
+    total = tl.zeros((P, N), y.dtype.element_ty if DTYPE is None else DTYPE)
+    for sample in range(k):
+        row = graph * k + sample
+        order = inverse(order_of(perm + row * n, n, R), R)
+        source = y + (row * n + tl.gather(order, tl.minimum(i, n - 1), 0))[:, None] * line
+        held, skew = load_line(source, j, line, SKEW, (i < nodes)[:, None])
+        value = in_order(held, line_at + skew, order, column, c, real)
+        if DTYPE is None:
+            total = value
+        else:
+            total += value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1, 1), tl.int64), None, DTYPE)
+    store_line(to, j, line, total, SKEW, (i < n)[:, None])
 
 
 @entry(do_not_specialize=["k", "n", "chunks"])
 def gather_graph_kernel(
     x, perm, num_nodes, weights, y, k, n, c, line, chunks, scale: tl.float64,
-    EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """y[b, k, r] = x[b, perm[r]] of P samples, which read x once, or x[b, k, perm[r]] if EACH."""
     chunk, graph = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
@@ -117,70 +143,74 @@ def gather_graph_kernel(
         row = graph * k + sample
         if EACH:
             held, skew = load_graph(x + row * line, j, nodes, c, line, SKEW)
-        source, real = columns_of(perm + row * n, j, c, n, nodes)
-        value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+        to = y + row * line
+        value = in_order(held, skew, order_of(perm + row * n, n, R), j - skew_of(to, SKEW), c, nodes)
         if DTYPE is not None:
             value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-        tl.store(y + row * line + j, value.to(y.dtype.element_ty), mask=j < line)
+        store_line(to, j, line, value, SKEW)
 
 
 @entry(do_not_specialize=["k", "n", "each"])
 def sum_graph_kernel(
-    y, perm, inverses, num_nodes, weights, x, k, n, c, line, each, scale: tl.float64,
-    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,
+    y, perm, num_nodes, weights, x, k, n, c, line, each, scale: tl.float64,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """x[b, perm[r]] = sum over k of w y[b, k, r]; without DTYPE there is one sample and nothing is added."""
     graph, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
-    nodes = count_nodes(num_nodes, graph // each, n)
-    inv = inverses_here(perm, inverses, graph * k, k, n, k, min(N, 1024))
-    total = tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE)
+    nodes, to = count_nodes(num_nodes, graph // each, n), x + graph * line
+    column, total = j - skew_of(to, SKEW), tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE)
     for sample in range(k):
         row = graph * k + sample
-        source, real = columns_of(inv + sample * n, j, c, n, nodes)
+        order = inverse(order_of(perm + row * n, n, R), R)
         held, skew = load_graph(y + row * line, j, nodes, c, line, SKEW)
-        value = tl.where(real, tl.gather(held, source + skew, 0), 0)
+        value = in_order(held, skew, order, column, c, nodes)
         if DTYPE is None:
             total = value
         else:
             total += value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-    tl.store(x + graph * line + j, total.to(x.dtype.element_ty), mask=j < line)
+    store_line(to, j, line, total, SKEW)
 
 
-def line_of(x: Tensor, n: int, order: int) -> dict | None:
-    """How a line lies in a program, or None where runs are whole sectors anyway or a line is too long."""
-    return _line_of(n, x.shape[-1], x.element_size())
+def line_of(x: Tensor, n: int, order: int, sums: bool = False) -> dict | None:
+    """How lines lie in a program, or None where one is too long."""
+    return _line_of(n, x.shape[-1], x.element_size(), order, sums)
 
 
 @functools.lru_cache(maxsize=1024)
-def _line_of(n: int, c: int, size: int) -> dict | None:
+def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
-    if c * size % 32 == 0 or block > LONGEST:
+    if block > LONGEST:
         return None
-    return {"SKEW": skew, "N": block, "num_warps": max(1, min(block // 256, 16)), **OPTIONS}
+    # Sums of two bytes fill registers as those of four; where lines are skewed, so do the addresses of each number.
+    held = HELD // (max(size, 4) * (2 if skew else 1)) if sums else HELD // size
+    lines = {"P": max(min(held // block, power_of_two(n)), 1)} if order == 2 else {}
+    warps = max(1, min(block * lines.get("P", 1) // 256, 16))
+    return {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), **lines, "num_warps": warps, **OPTIONS}
 
 
-def gather_lines(shape: dict, x, perm, num_nodes, weights, y, scale, order, each, dtype) -> None:
-    b, k, n = perm.shape
-    c = x.shape[-1]
-    kernel, size, rows = (gather_graph_kernel, SAMPLES, b) if order == 1 else (gather_edges_kernel, LINES, b * k)
-    blocks = -(-(k if order == 1 else n) // size)
-    kernel[programs(rows * blocks, "permute")](
-        x, perm, num_nodes, weights, y, k, n, c, n * c, blocks, scale, each, dtype, P=size, **shape
+def gather_lines(shape: dict, x, perm, num_nodes, weights, y, b, k, each, scale, order, dtype) -> None:
+    n, c = perm.shape[2], x.shape[-1]
+    if order == 1:
+        chunks = cdiv(k, SAMPLES)
+        gather_graph_kernel[programs(b * chunks, "permute")](
+            x, perm, num_nodes, weights, y, k, n, c, n * c, chunks, scale, each, dtype, P=SAMPLES, **shape
+        )
+        return
+    if each:  # every sample is a graph of its own
+        b, k, each = b * k, 1, k
+    blocks = cdiv(n, shape["P"])
+    gather_edges_kernel[programs(b * blocks, "permute")](
+        x, perm, num_nodes, weights, y, k, n, c, n * c, blocks, max(each, 1), scale, dtype, **shape
     )
 
 
 def sum_lines(shape: dict, y, perm, num_nodes, weights, x, b, k, each, scale, order, dtype) -> None:
     n, c = perm.shape[2], y.shape[-1]
-    if order == 1:
-        _, perm, inverses = share(perm, b, 1, 1, k)
-        sum_graph_kernel[programs(b, "inverse_permute_mean")](
-            y, perm, inverses, num_nodes, weights, x, k, n, c, n * c, each, scale, dtype, **shape
-        )
-        return
-    size = SUMS if dtype is None or y.element_size() < 8 else SUMS // 2
-    blocks = cdiv(n, size)
-    groups, perm, inverses = share(perm, b, blocks, n * c * y.element_size(), k)
-    sum_edges_kernel[programs(b * groups, "inverse_permute_mean")](
-        y, perm, inverses, num_nodes, weights, x, k, n, c, n * c, blocks, groups, each, scale, dtype, P=size, **shape
+    blocks, kernel, more = 1, sum_graph_kernel, ()
+    if order == 2:
+        blocks, kernel = cdiv(n, shape["P"]), sum_edges_kernel
+        more = (blocks,)
+    kernel[programs(b * blocks, "inverse_permute_mean")](
+        y, perm, num_nodes, weights, x, k, n, c, n * c, *more, each, scale, dtype, **shape
     )

@@ -9,12 +9,14 @@ from torch import Tensor
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of
 from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import (
     apply_matrix,
     lanes_of,
     load_matrix,
     load_vectors,
+    moved,
     nodes_of,
     ordered,
     shifted,
@@ -29,15 +31,17 @@ def rotate_kernel(
     y, x, q, center, perm, num_nodes, n, k, c, blocks, chunks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
     THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, SAMPLES: tl.constexpr,
+    R: tl.constexpr,
 ):  # fmt: skip
-    """y of a block of nodes of some samples. SHARED: one center for all of them."""
+    """y of a block of nodes of some samples. SHARED: one center for all of them. R: see `Space.ranks`."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
     dtype: tl.constexpr = q.dtype.element_ty
     block, item = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     chunk, b = item % chunks, (item // chunks).to(tl.int64)
     first, per, node, channel = lanes_of(block, c, LANES, DIRECT)
     count, row_size = nodes_of(num_nodes, b, n), n.to(tl.int64) * c * COUNT
-    if perm is None:
+    HELD: tl.constexpr = perm is None or R > 0
+    if HELD:
         at = x + b * row_size
         v = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
         if SHARED:
@@ -46,14 +50,16 @@ def rotate_kernel(
         row = b * k + sample
         m = load_matrix(q + row * D * D, D, LANES, THREADS)
         live = node < count
-        if perm is not None:
+        if not HELD:
             source = ordered(perm + row * n, node, n, count)
             live = source < count
             v = load_vectors(
                 x + b * row_size, first, per, source, channel, count, c, dtype, COUNT, PADDED, LANES, True, False
             )
         u = v
-        if center is not None and (perm is not None or not SHARED):
+        if R:
+            u = moved(v, order_of(perm + row * n, n, R), node, channel, c, live)
+        if center is not None and not (HELD and SHARED):
             u = shifted(v, center + (b * centers + sample % centers) * D, live, D, -1.0, LANES, THREADS)
         u = apply_matrix(m, u, D, ORDER)
         at = y + row * row_size
@@ -97,10 +103,12 @@ def launch_rotate(
         if s.d > SMALL:
             turn(s, y, x, q, center, perm, num_nodes)
             return y
-        chunks, blocks = cdiv(s.k, SAMPLES), s.blocks()
+        permuted = perm is not None
+        chunks, blocks = cdiv(s.k, SAMPLES), s.blocks(permuted)
         rotate_kernel[programs(s.b * chunks * blocks, name)](
             y, x, q, center, perm, num_nodes, s.n, s.k, s.c, blocks, chunks, max(s.centers, 1),
-            SHARED=s.centers == 1, SAMPLES=SAMPLES, **s.lanes(x.element_size()), **OPTIONS,
+            SHARED=s.centers == 1, SAMPLES=SAMPLES, R=s.ranks(permuted), **s.lanes(x.element_size(), permuted),
+            **OPTIONS,
         )  # fmt: skip
     return y
 

@@ -8,6 +8,7 @@ from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.large_gram_schmidt import OPTIONS as UNFUSED  # sums of products over threads, as there
 from lps_kernels.triton.launch import OPTIONS, power_of_two, programs
+from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotation_gradients import ROWS, finish, finish_kernel
 from lps_kernels.triton.rotations import (
     apply_matrix,
@@ -16,12 +17,14 @@ from lps_kernels.triton.rotations import (
     load_matrix,
     load_vectors,
     matrix_gradient,
+    moved,
     nodes_of,
     ordered,
     shifted,
     store_vectors,
     transposed,
 )
+from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import Space
 
 
@@ -29,7 +32,7 @@ from lps_kernels.triton.space import Space
 def rotate_backward_kernel(
     grad_x, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, groups, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr,
+    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """grad_x of blocks of nodes, and their parts of the gradients of q and center: all samples, one after the other."""
     COUNT: tl.constexpr = D if ORDER == 1 else D * D
@@ -53,6 +56,9 @@ def rotate_backward_kernel(
             at = grad_y + row * row_size
             if inverses is None:
                 g = load_vectors(at, first, per, node, channel, count, c, dtype, COUNT, PADDED, LANES, DIRECT, SKEW)
+                if R:
+                    order = inverse(order_of(perm + row * n, n, R), R)
+                    g = moved(g, order, node, channel, c, node < count)
             else:
                 rank = ordered(inv + sample * n, node, n, count)
                 g = load_vectors(at, first, per, rank, channel, count, c, dtype, COUNT, PADDED, LANES, True, False)
@@ -80,12 +86,13 @@ def rotate_backward_kernel(
 def whole_rotate_backward_kernel(
     grad_x, grad_q, grad_center, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, centers,
     D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr, DIRECT: tl.constexpr,
-    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, R: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """All blocks of an input, then their sums."""
     rotate_backward_kernel(
         grad_x, partial, grad_y, x, q, center, perm, inverses, num_nodes, n, k, c, blocks, 1, centers, D, ORDER, LANES,
-        PADDED, DIRECT, THREADS, SKEW, SHARED, WIDTH,
+        PADDED, DIRECT, THREADS, SKEW, SHARED, WIDTH, R,
     )  # fmt: skip
     tl.debug_barrier()
     finish_kernel(
@@ -120,10 +127,12 @@ def backward_arguments(s: Space, grad_y, x, perm, q, center, num_nodes, sums: bo
 
     sums: of q's gradient, by blocks of nodes; totals: of grad_y, behind them.
     """
-    blocks, width = s.blocks(), power_of_two(s.d**2 + s.d if totals else s.d**2)
+    permuted = perm is not None
+    blocks, width = s.blocks(permuted), power_of_two(s.d**2 + s.d if totals else s.d**2)
     groups, inverses = blocks, None
-    if perm is not None:
+    if permuted and not s.whole(permuted):
         groups, perm, inverses = share(perm, s.b, blocks, s.node * x.element_size(), s.k)
     partial = q.new_empty(s.b * s.k, blocks, width) if sums else None
     arguments = partial, grad_y, x, q, center, perm, inverses, num_nodes, s.n, s.k, s.c, blocks
-    return groups, arguments, {"SHARED": s.centers == 1, "WIDTH": width, **s.lanes(x.element_size())}
+    constants = {"SHARED": s.centers == 1, "WIDTH": width, "R": s.ranks(permuted)}
+    return groups, arguments, {**constants, **s.lanes(x.element_size(), permuted)}

@@ -64,6 +64,16 @@ def ordered(order, node, n, count):
 
 
 @triton.jit
+def moved(v, order, node, channel, c, live):
+    """Lanes of a whole graph whose nodes are put in order, zero where they are not live."""
+    source = tl.gather(order, tl.where(live, node, 0).to(tl.int32), 0) * c + channel.to(tl.int32)
+    result = ()
+    for e in tl.static_range(len(v)):
+        result = result + (tl.where(live, tl.gather(v[e], tl.where(live, source, 0), 0), 0),)
+    return result
+
+
+@triton.jit
 def nodes_of(num_nodes, b, n):
     if num_nodes is None:
         return n.to(tl.int64)

@@ -12,10 +12,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from lps_kernels.triton.entries import skew_of
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import bits
 from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.lines import columns_of, line_of, load_graph
+from lps_kernels.triton.lines import in_order, line_of, load_graph, order_of, store_line
 from lps_kernels.triton.moves import node
 from lps_kernels.triton.permute import check as check_features
 from lps_kernels.triton.permute import permute, permute_backward
@@ -38,7 +39,7 @@ CHANNELS = 16  # of nodes that the program of a row moves
 def sample_permute_kernel(
     scores, seed, num_nodes, perm, t, row, col, x, y, k, n, c, line, tau_inverse: tl.float64, n_iter,
     NORMALIZE: tl.constexpr, DTYPE: tl.constexpr, W: tl.constexpr, E: tl.constexpr, SKEW: tl.constexpr,
-    P: tl.constexpr, N: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """soft_sort, and y[b, k, r] = x[b, perm[r]]: of a line of N numbers, see lines.py, or of P nodes of N at a time."""
     soft_sort_kernel(
@@ -50,8 +51,9 @@ def sample_permute_kernel(
     nodes = count_nodes(num_nodes, graph, n)
     if P == 0:
         held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW)
-        source, real = columns_of(perm + at * n, j, c, n, nodes)
-        tl.store(y + at * line + j, tl.where(real, tl.gather(held, source + skew, 0), 0), mask=j < line)
+        to = y + at * line
+        value = in_order(held, skew, order_of(perm + at * n, n, R), j - skew_of(to, SKEW), c, nodes)
+        store_line(to, j, line, value, SKEW)
     else:
         for first in range(0, n, P):
             rank = first + tl.arange(0, P)
@@ -127,9 +129,9 @@ def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tup
     y, sizes, line = x.new_empty(b, k, n, c), row_sizes(n, dtype), line_of(x, n, 1)
     if line is None:
         across = power_of_two(c)
-        shape = {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across}  # 16 numbers a thread
+        shape = {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across, "R": 0}  # 16 numbers a thread
     else:
-        shape = {"SKEW": line["SKEW"], "P": 0, "N": line["N"]}
+        shape = {"SKEW": line["SKEW"], "P": 0, "N": line["N"], "R": line["R"]}
     with on(scores):
         sample_permute_kernel[programs(b * k, "sample_permute")](
             scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, bits(x), bits(y), k, n, c,

@@ -70,12 +70,12 @@ def whole_sample_rotate_backward_kernel(
     grad_v, grad_x, grad_q, grad_center, partial, grad_y, x, v, q, center, degenerate, num_nodes, n, k, c,
     CENTERED: tl.constexpr, D: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr, PADDED: tl.constexpr,
     DIRECT: tl.constexpr, THREADS: tl.constexpr, SKEW: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr,
-    SQUARE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, D2: tl.constexpr,
+    R: tl.constexpr, SQUARE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, D2: tl.constexpr,
 ):  # fmt: skip
     """Both launches of the backward in one, where a graph is one block of nodes and one tile of grad_x."""
     rotate_backward_kernel(
         grad_x, partial, grad_y, x, q, center, None, None, num_nodes, n, k, c, 1, 1, 1, D, ORDER, LANES, PADDED, DIRECT,
-        THREADS, SKEW, SHARED, WIDTH,
+        THREADS, SKEW, SHARED, WIDTH, R,
     )  # fmt: skip
     tl.debug_barrier()
     sample_rotate_backward_kernel(

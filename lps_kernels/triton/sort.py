@@ -72,4 +72,4 @@ def sort_descending(z, nodes, seed, row, BLOCK: tl.constexpr):
 @triton.jit
 def inverse(perm, BLOCK: tl.constexpr):
     """The inverse of a permutation (BLOCK,) int32."""
-    return tl.sort((perm << INDEX_BITS) | tl.arange(0, BLOCK)) & INDEX_MASK
+    return tl.sort(perm * BLOCK + tl.arange(0, BLOCK)) % BLOCK

@@ -13,6 +13,8 @@ from lps_kernels.triton.launch import cdiv, compute, power_of_two
 SMALL = 4  # up to this d the entries of a node and a channel are unrolled
 # Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
 LANES = {1: (256, 2), 2: (128, 4)}
+# The same where nodes are put in order in shared memory, by a program that holds all of a graph.
+WHOLE = {1: 1024, 2: 256}
 # From this c on runs of channels are long enough to be read entry by entry without waste.
 WIDE = 64
 SAMPLES = 8  # of one input that a program turns, where samples are independent: it reads the input once for them
@@ -36,20 +38,29 @@ class Space(NamedTuple):
     def shape(self, samples: bool) -> tuple[int, ...]:
         return (self.b, *[self.k] * samples, self.n, *[self.d] * self.order, self.c)
 
-    def lanes(self, itemsize: int = 4) -> dict:
+    def lanes(self, itemsize: int = 4, permuted: bool = False) -> dict:
         """Constants of the kernels and their launch."""
-        return _lanes(self.n, self.d, self.c, self.order, itemsize)
+        return _lanes(self.n, self.d, self.c, self.order, itemsize, self.whole(permuted))
 
-    def blocks(self) -> int:
-        lanes = self.lanes()["LANES"]
+    def whole(self, permuted: bool) -> bool:
+        """Whether a program holds a graph and puts its nodes in order."""
+        return permuted and self.n * self.c <= WHOLE[self.order]
+
+    def ranks(self, permuted: bool) -> int:
+        """How many ranks such a program has, each thread one at least, or 0."""
+        return power_of_two(self.n, self.lanes(permuted=True)["THREADS"]) if self.whole(permuted) else 0
+
+    def blocks(self, permuted: bool = False) -> int:
+        lanes = self.lanes(permuted=permuted)["LANES"]
         return cdiv(self.n * self.c, lanes if self.c >= WIDE else lanes // self.c * self.c)
 
 
 @functools.lru_cache(maxsize=1024)
-def _lanes(n: int, d: int, c: int, order: int, itemsize: int) -> dict:
+def _lanes(n: int, d: int, c: int, order: int, itemsize: int, whole: bool) -> dict:
     most, warps = LANES[order]
     count = d**order
-    lanes, padded = min(most, power_of_two(n * c, 32 * warps)), power_of_two(count)
+    lanes, padded = min(WHOLE[order] if whole else most, power_of_two(n * c, 32 * warps)), power_of_two(count)
+    warps = max(warps * lanes // most, warps)
     skew = padded > count and count * c * itemsize % 32 > 0
     constants = {"D": d, "ORDER": order, "LANES": lanes, "PADDED": padded, "SKEW": skew}
     return {**constants, "DIRECT": c >= WIDE, "THREADS": 32 * warps, "num_warps": warps}

@@ -8,7 +8,7 @@ from torch import Tensor
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import tile
 from lps_kernels.triton.launch import on, programs
-from lps_kernels.triton.lines import columns_of, line_of, load_line
+from lps_kernels.triton.lines import in_order, line_of, load_line, order_of
 from lps_kernels.triton.moves import node, real_nodes
 from lps_kernels.triton.sort import count_nodes
 
@@ -45,17 +45,17 @@ def weight_gradient_kernel(
 @entry(do_not_specialize=["k", "n"])
 def weight_gradient_lines_kernel(
     grad, y, perm, num_nodes, grad_weights, k, n, c, line,
-    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """The same for edges of few channels, by whole lines: see lines.py."""
     at, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
     graph, total = at // k, tl.zeros((N,), DTYPE)
     nodes = count_nodes(num_nodes, graph, n)
-    source, real = columns_of(perm + at * n, j, c, n, nodes)
+    order = order_of(perm + at * n, n, R)
     for rank in range(nodes):
         there, skew = load_line(grad + (graph * n + node(perm + at * n, rank, n, rank < n)) * line, j, line, SKEW)
-        here = tl.load(y + (at * n + rank) * line + j, mask=real, other=0).to(DTYPE)
-        total += tl.where(real, tl.gather(there, source + skew, 0).to(DTYPE), 0) * here
+        here = tl.load(y + (at * n + rank) * line + j, mask=j < nodes * c, other=0).to(DTYPE)
+        total += in_order(there, skew, order, j, c, nodes).to(DTYPE) * here
     tl.store(grad_weights + at, tl.sum(total, 0))
 
 
@@ -66,7 +66,7 @@ def weight_gradient(grad, y, perm, num_nodes, order, out, dtype) -> Tensor:
     b, k, n = perm.shape
     c = y.shape[-1]
     width = c if order == 1 else n * c
-    shape = line_of(y, n, order) if order == 2 else None
+    shape = line_of(y, n, 1) if order == 2 else None
     with on(y):
         if shape is not None:
             weight_gradient_lines_kernel[programs(b * k, "inverse_permute_mean_backward")](
