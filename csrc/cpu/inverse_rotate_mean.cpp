@@ -15,16 +15,21 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
   const int64_t count = std::clamp<int64_t>(s.count(b) - low, 0, high - low), size = count * s.node();
   sum.start();
   const T share = T(1) / static_cast<T>(s.k);
-  T total = 0;
-  for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
-    const T w = weights ? weights[row] : share;
-    const T* input = centered<T>(s, y + row * s.size() + low * s.node(), static_cast<const T*>(nullptr), count, buffer);
-    sum.add(q + row * s.d * s.d, w, input, count);
-    total += w;
+  const S* from = y + b * s.k * s.size() + low * s.node();
+  if constexpr (std::is_same_v<S, T>) {
+    const int64_t first = b * s.k;
+    sum.add_samples(q + first * s.d * s.d, weights ? weights + first : nullptr, share, from, s.size(), s.k, count);
+  } else {
+    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row, from += s.size()) {
+      const T* input = centered<T>(s, from, static_cast<const T*>(nullptr), count, buffer);
+      sum.add(q + row * s.d * s.d, weights ? weights[row] : share, input, count);
+    }
   }
   S* to = x + b * s.size() + low * s.node();
   T* const mean = sum.finish(count);
   if (center && s.centers == 1) {
+    T total = 0;
+    for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) total += weights ? weights[row] : share;
     add_vector(mean, center + b * s.d, total, count, s.d, s.c);
   } else if (center) {
     std::vector<T> shift(s.d, T(0));

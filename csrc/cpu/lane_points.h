@@ -58,6 +58,12 @@ struct LanePoints {
   LPS_FN void add(const T* x, Part* sum, int64_t n) const {
     each(x, n, [&](int64_t, Vec<T> v, int64_t) { *sum++ += v; });
   }
+  static void add_samples(const T* q, const T* weights, T share, const T* x, int64_t stride, int64_t k, Part* sum,
+                          int64_t n) {
+    for (int64_t row = 0; row < k; ++row, q += 9, x += stride) {
+      LanePoints(q, false, weights ? weights[row] : share).add(x, sum, n);
+    }
+  }
   static void finish(const Part* sum, int64_t n, T* to) {
     for (int64_t at = 0; at < 3 * n; at += step) store_first(to + at, *sum++, std::min<int64_t>(step, 3 * n - at));
   }

@@ -130,8 +130,48 @@ struct Points {
   LPS_FN void add(const T* x, Part* sum, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) sum[i] += (*this)(x + i * D);
   }
+  // The same of k samples with a matrix each, by weights or all by `share`; the nodes of one lie `stride` behind those
+  // of the one before. The sums of few points stay in registers.
+  static void add_samples(const T* q, const T* weights, T share, const T* x, int64_t stride, int64_t k, Part* sum,
+                          int64_t n) {
+    switch (n) {
+      case 1:
+        return add_few<1>(q, weights, share, x, stride, k, sum);
+      case 2:
+        return add_few<2>(q, weights, share, x, stride, k, sum);
+      case 3:
+        return add_few<3>(q, weights, share, x, stride, k, sum);
+      case 4:
+        return add_few<4>(q, weights, share, x, stride, k, sum);
+      case 5:
+        return add_few<5>(q, weights, share, x, stride, k, sum);
+      case 6:
+        return add_few<6>(q, weights, share, x, stride, k, sum);
+    }
+    for (int64_t row = 0; row < k; ++row) {
+      Points(q + row * D * D, false, weights ? weights[row] : share).add(x + row * stride, sum, n);
+    }
+  }
   static void finish(const Part* sum, int64_t n, T* to) {
     for (int64_t i = 0; i < n; ++i) store_quad<T, D>(to + i * D, sum[i]);
+  }
+
+ private:
+  template <int n>
+  static void add_few(const T* q, const T* weights, T share, const T* x, int64_t stride, int64_t k, Part* sum) {
+    Quad<T> total[n];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; ++i) total[i] = sum[i];
+    for (int64_t row = 0; row < k; ++row, q += D * D, x += stride) {
+      const Points points(q, false, weights ? weights[row] : share);
+#pragma GCC unroll 6
+      for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 4
+        for (int e = 0; e < D; ++e) total[i] += points.column[e] * x[i * D + e];
+      }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n; ++i) sum[i] = total[i];
   }
 };
 

@@ -14,6 +14,14 @@ static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const C
   for (int64_t row = begin, b = begin / s.k; row < end; ++b) {
     const int64_t count = s.count(b), real = count * s.node(), last = std::min((b + 1) * s.k, end);
     const T* input = nullptr;
+    if constexpr (std::is_same_v<S, T> && D > 0) {
+      if (s.centers == 1 && act.quads()) {
+        input = centered<T>(s, x + b * s.size(), center ? center + b * D : nullptr, count, buffer);
+        act.write_samples(q + row * D * D, input, y + row * s.size(), s.size(), last - row, count);
+        row = last;
+        continue;
+      }
+    }
     for (; row < last; ++row) {
       if (!input || s.centers > 1) {
         input = centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, buffer);

@@ -35,6 +35,14 @@ struct Action {
     apply_matrix<D, kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
   }
 
+  // y = q^T x of an input for k samples, one behind the other, with `size` numbers each, zero behind n nodes; quads().
+  void write_samples(const T* q, const T* x, T* y, int64_t size, int64_t k, int64_t n) {
+    for (int64_t row = 0; row < k; ++row, q += D * D, y += size) {
+      PointsOf<D, T>(q, true, T(1)).write(x, y, n);
+      if (n * D < size) std::fill(y + n * D, y + size, T(0));
+    }
+  }
+
   // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
   void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
     if (s.order == 1) return add_outer<D>(x, grad, g, n, s.d, s.c);
@@ -66,6 +74,15 @@ struct Sum {
       if (act.quads()) return Parts(q, false, by).add(x, parts.data(), n);
     }
     act.template apply<true>(q, false, by, x, values.data(), n);
+  }
+
+  // add of k samples, each with a matrix and `stride` numbers of nodes; by weights, or all by `share`.
+  void add_samples(const T* q, const T* weights, T share, const T* x, int64_t stride, int64_t k, int64_t n) {
+    if constexpr (D > 0) {
+      if (act.quads()) return Parts::add_samples(q, weights, share, x, stride, k, parts.data(), n);
+    }
+    for (int64_t row = 0; row < k; ++row)
+      add(q + row * act.s.d * act.s.d, weights ? weights[row] : share, x + row * stride, n);
   }
 
   // The sums, n nodes one behind the other.
