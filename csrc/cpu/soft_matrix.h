@@ -1,6 +1,7 @@
 // The soft permutation applied to features, and the gradient of t, row and col, both by scans in sorted coordinates.
 #pragma once
 
+#include <memory>
 #include <tuple>
 
 #include "cpu/lane_sums.h"
@@ -161,9 +162,29 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       hard ? std::clamp<int64_t>(std::min(channels / 128, 8 / std::max<int64_t>(s.rows(), 1)), 1, 8) : 1;
   std::vector<T>& partial = workspace<PartialSums<T>>().values;
   if (parts > 1) partial.resize(std::max<size_t>(partial.size(), s.rows() * parts * 3 * n));
+  const auto view = [&](int64_t row, const F* base, bool each, bool by_rank) {
+    return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
+  };
+  // Edges that perm gathers are put in order once, for scans that read them three times: here where parts share a row,
+  // else row by row.
+  const bool ordered = hard && edges && s.c > 0, sharing = ordered && parts > 1;
+  const std::unique_ptr<T[]> shared(sharing ? new T[s.rows() * size] : nullptr);
+  const auto put_in_order = [&](int64_t row, int64_t begin, int64_t end, T* to) {
+    const Sorted<F> from = view(row, transpose ? input : grad, !transpose && each_grad, false);
+    const int64_t count = s.count(row);
+    for (int64_t i = begin; i < std::min(end, count); ++i) {
+      from.line(i, std::min(i + kAhead, count - 1), 0, count, false, to + i * n * s.c);
+    }
+  };
+  if (sharing) {
+    for_lines(s, 4.0 + 0.2 * n * s.c, [&](int64_t row, int64_t begin, int64_t end) {
+      put_in_order(row, begin, end, shared.get() + row * size);
+    });
+  }
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
     RowDecays<T>& decays = workspace<RowDecays<T>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
+    const std::unique_ptr<T[]> own(ordered && !sharing ? new T[size] : nullptr);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row = item / parts, count = s.count(row);
       const T *rows = soft.row + row * n, *cols = soft.col + row * n;
@@ -172,10 +193,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
                                            : SoftGradient<T>{out.t + row * n, out.row + row * n, out.col + row * n};
       for (T* sum : {to.t, to.row, to.col}) std::fill_n(sum, n, T(0));
       decays.build(soft.t + row * n, count, soft.tau);
-      const auto view = [&](const F* base, bool each, bool by_rank) {
-        return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
-      };
-      const Sorted<F> x = view(input, !transpose, !transpose), g = view(grad, each_grad, transpose);
+      const Sorted<F> x = view(row, input, !transpose, !transpose), g = view(row, grad, each_grad, transpose);
       const int64_t part = item % parts;
       const auto add = [&](const auto& from, const auto& gradient, int64_t axis) {
         if (transpose) {
@@ -185,7 +203,14 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
         }
       };
       if (hard) {
-        for (int64_t axis = 0; axis < s.order; ++axis) add(x, g, axis);
+        if (ordered) {
+          T* const values = sharing ? shared.get() + row * size : own.get();
+          if (!sharing) put_in_order(row, 0, count, values);
+          const Sorted<T> sorted{values, nullptr, n, s.c, true};
+          for (int64_t axis = 0; axis < 2; ++axis) transpose ? add(sorted, g, axis) : add(x, sorted, axis);
+        } else {
+          add(x, g, 0);
+        }
         if (parts == 1) finish(row);
         continue;
       }
