@@ -182,9 +182,11 @@ def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if block > LONGEST:
         return None
-    # Sums of two bytes fill registers as those of four; where lines are skewed, so do the addresses of each number.
-    held = HELD // (max(size, 4) * (2 if skew else 1)) if sums else HELD // size
-    lines = {"P": max(min(held // block, power_of_two(n)), 1)} if order == 2 else {}
+    # Sums of two bytes fill registers as those of four. So do the addresses of each number where lines are skewed.
+    held = HELD // (2 * max(size, 4) if skew else max(size, 4) if sums else size)
+    # A gather compares each line with all of perm to find its rank: 32 lines a program at most, or registers spill.
+    most = power_of_two(n) if sums else min(power_of_two(n), 32)
+    lines = {"P": max(min(held // block, most), 1)} if order == 2 else {}
     warps = max(1, min(block * lines.get("P", 1) // 256, 16))
     return {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), **lines, "num_warps": warps, **OPTIONS}
 
