@@ -132,7 +132,8 @@ def stretch(run: Callable[[], Any], inner: int) -> float:
 def interleaved(work: Work, rounds: int, budget: float) -> dict[str, list[float]]:
     """Seconds a call of every run, in rounds that take each in turn, fewer than `rounds` where `budget` seconds end.
 
-    Warm: every run is called before. The order turns by one each round, so that no run is always behind the same one.
+    Warm: an untimed call precedes every stretch, so that no run pays for the caches that the one before it filled nor
+    for the memory that it gave back to the system. The order turns by one each round.
     """
     names = list(work.runs)
     inner, times = {}, {name: [] for name in names}
@@ -152,6 +153,7 @@ def interleaved(work: Work, rounds: int, budget: float) -> dict[str, list[float]
                 break
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 with using_threads(work.threads.get(name)):
+                    work.runs[name]()
                     times[name].append(stretch(work.runs[name], inner[name]))
     finally:
         gc.enable()
