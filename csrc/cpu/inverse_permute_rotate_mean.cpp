@@ -32,7 +32,7 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
           }
           const T w = !mean ? T(1) : weights ? in<T>(*weights)[row] : T(1) / static_cast<T>(s.k);
           const T* input = centered<T>(s, in<S>(y) + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
-          act.template apply<false>(in<T>(q) + row * s.d * s.d, false, w, input, turned.data(), count);
+          act.apply(in<T>(q) + row * s.d * s.d, false, w, input, turned.data(), count);
           scatter_nodes(turned.data(), p.perm_of(row), count, s.node(), sum.data());
           for (int64_t a = 0; center && a < s.d; ++a) shift[a] += w * in<T>(*center)[b * s.d + a];
           if (mean && (row + 1) % s.k != 0) continue;
@@ -69,7 +69,7 @@ static void backward_inputs(const Space& s, const Shape& p, const Compute<S>* gr
     gather_nodes(grad + (mean ? b : row) * s.size(), p.perm_of(row), count, s.node(), gathered.data());
     if (center) sum_vectors(gathered.data(), total.data(), count, s.d, s.c);
     if (out.y) {
-      act.template apply<false>(matrix_q, true, w, gathered.data(), result.data(), count);
+      act.apply(matrix_q, true, w, gathered.data(), result.data(), count);
       S* to = out.y + row * s.size();
       for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
       std::fill(to + size, to + s.size(), S(0));
@@ -80,7 +80,7 @@ static void backward_inputs(const Space& s, const Shape& p, const Compute<S>* gr
     }
     if (!out.q && !out.weights && !turned) continue;
     const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
-    if (turned) act.template apply<false>(matrix_q, false, T(1), input, turned + row * s.size(), count);
+    if (turned) act.apply(matrix_q, false, T(1), input, turned + row * s.size(), count);
     if (!out.q && !out.weights) continue;
     std::fill(matrix.begin(), matrix.end(), T(0));
     act.gradient(matrix_q, false, input, gathered.data(), matrix.data(), count);

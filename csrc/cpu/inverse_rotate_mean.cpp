@@ -22,7 +22,7 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
   } else {
     for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row, from += s.size()) {
       const T* input = centered<T>(s, from, static_cast<const T*>(nullptr), count, buffer);
-      sum.add(q + row * s.d * s.d, weights ? weights[row] : share, input, count);
+      sum.add(q + row * s.d * s.d, weights ? weights[row] : share, sum.act.arrange(input, count, sum.act.source), count);
     }
   }
   S* to = x + b * s.size() + low * s.node();
@@ -50,7 +50,7 @@ static void each_row(const Space& s, const S* y, const Compute<S>* q, const Comp
   using T = Compute<S>;
   const int64_t count = s.count(row / s.k), size = count * s.node();
   const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
-  act.template apply<false>(q + row * s.d * s.d, false, T(1), input, result.data(), count);
+  act.apply(q + row * s.d * s.d, false, T(1), input, result.data(), count);
   S* to = x + row * s.size();
   if (center) add_vector(result.data(), center + s.center(row) * s.d, T(1), count, s.d, s.c);
   for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
@@ -72,7 +72,7 @@ static Tensor inverse_rotate_mean(Tensor y, Tensor q, OptionalTensor center, Opt
       const int64_t items = mean ? s.b * blocks : s.b * s.k;
       const double work = 1.0 * s.node() * (mean ? s.k * block : s.n);
       parallel_for(items, grain_for(work), [&](int64_t begin, int64_t end) {
-        Action<D, T> act(s);
+        Action<D, T> act(s, mean || D == 0);
         Sum<D, T> sum(act, mean ? block : 0);
         std::vector<T> buffer, result(mean ? 0 : s.size());
         for (int64_t item = begin; item < end; ++item) {
@@ -101,19 +101,21 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
                                   const Compute<S>* center, const Compute<S>* weights, bool mean, int64_t begin,
                                   int64_t end, const Gradients<S>& to) {
   using T = Compute<S>;
-  Action<D, T> act(s);
-  std::vector<T> grad_buffer, input_buffer, result(s.size()), matrix(matrix_size<T>(s.d)), total(s.d);
-  const T* g = nullptr;
+  Action<D, T> act(s, true);
+  std::vector<T> grad_buffer, arranged_grad, input_buffer, result(s.size()), matrix(matrix_size<T>(s.d)), total(s.d);
+  Arranged<T> g{};
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / s.k, count = s.count(b), size = count * s.node();
     const T w = !mean ? T(1) : weights ? weights[row] : T(1) / static_cast<T>(s.k);
     const T* matrix_q = q + row * s.d * s.d;
     if (!mean || row == begin || row % s.k == 0) {
-      g = centered<T>(s, grad + (mean ? b : row) * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
-      if (center) sum_vectors(g, total.data(), count, s.d, s.c);
+      const T* values =
+          centered<T>(s, grad + (mean ? b : row) * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
+      if (center) sum_vectors(values, total.data(), count, s.d, s.c);
+      g = act.arrange(values, count, arranged_grad);
     }
     if (to.y) {
-      act.template apply<false>(matrix_q, true, w, g, result.data(), count);
+      act.apply(matrix_q, true, w, g, result.data(), count);
       S* result_y = to.y + row * s.size();
       for (int64_t i = 0; i < size; ++i) result_y[i] = static_cast<S>(result[i]);
       std::fill(result_y + size, result_y + s.size(), S(0));
@@ -126,7 +128,7 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
     if (!to.q && !to.weights) continue;
     const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, input_buffer);
     std::fill(matrix.begin(), matrix.end(), T(0));
-    act.gradient(matrix_q, false, input, g, matrix.data(), count);
+    act.gradient(matrix_q, false, act.arrange(input, count, act.source), g, matrix.data());
     if (to.q) write_gradient(matrix.data(), s.d, false, w, to.q + row * s.d * s.d);
     if (!to.weights) continue;
     T along = along_matrix(matrix.data(), matrix_q, s.d) / static_cast<T>(s.order);

@@ -24,7 +24,7 @@ static Tensor permute_rotate(Tensor x, Tensor perm, OptionalTensor, OptionalTens
             input = centered<T>(s, in<S>(x) + b * s.size(), center ? in<T>(center) + b * s.d : nullptr, s.n, buffer);
           }
           gather_nodes(input, p.perm_of(row), count, s.node(), gathered.data());
-          act.template apply<false>(in<T>(q) + row * s.d * s.d, true, T(1), gathered.data(), result.data(), count);
+          act.apply(in<T>(q) + row * s.d * s.d, true, T(1), gathered.data(), result.data(), count);
           S* to = out<S>(y) + row * s.size();
           for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
           std::fill(to + size, to + s.size(), S(0));
@@ -59,7 +59,7 @@ static void backward_inputs(const Space& s, const Shape& p, const S* grad, const
       const T* g = centered<T>(s, grad + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
       if (out.x || turned) {
         T* to = turned ? turned + row * s.size() : work.data();
-        act.template apply<false>(matrix_q, false, T(1), g, to, count);
+        act.apply(matrix_q, false, T(1), g, to, count);
         scatter_nodes(to, perm, count, s.node(), sum.data());
       }
       if (center) {

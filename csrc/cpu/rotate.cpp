@@ -10,27 +10,28 @@ static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const C
                         int64_t end, S* y) {
   using T = Compute<S>;
   Action<D, T> act(s);
-  std::vector<T> buffer, result(std::is_same_v<S, T> ? 0 : s.size());
+  std::vector<T> buffer, arranged, result(std::is_same_v<S, T> ? 0 : s.size());
   for (int64_t row = begin, b = begin / s.k; row < end; ++b) {
     const int64_t count = s.count(b), real = count * s.node(), last = std::min((b + 1) * s.k, end);
-    const T* input = nullptr;
     if constexpr (std::is_same_v<S, T> && D > 0) {
       if (s.centers == 1 && act.quads()) {
-        input = centered<T>(s, x + b * s.size(), center ? center + b * D : nullptr, count, buffer);
+        const T* input = centered<T>(s, x + b * s.size(), center ? center + b * D : nullptr, count, buffer);
         act.write_samples(q + row * D * D, input, y + row * s.size(), s.size(), last - row, count);
         row = last;
         continue;
       }
     }
-    for (; row < last; ++row) {
-      if (!input || s.centers > 1) {
-        input = centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, buffer);
+    Arranged<T> input{};
+    for (const int64_t first = row; row < last; ++row) {
+      if (row == first || s.centers > 1) {
+        const T* center_row = center ? center + s.center(row) * s.d : nullptr;
+        input = act.arrange(centered<T>(s, x + b * s.size(), center_row, count, buffer), count, arranged);
       }
       S* to = y + row * s.size();
       if constexpr (std::is_same_v<S, T>) {
-        act.template apply<false>(q + row * s.d * s.d, true, T(1), input, to, count);
+        act.apply(q + row * s.d * s.d, true, T(1), input, to, count);
       } else {
-        act.template apply<false>(q + row * s.d * s.d, true, T(1), input, result.data(), count);
+        act.apply(q + row * s.d * s.d, true, T(1), input, result.data(), count);
         for (int64_t i = 0; i < real; ++i) to[i] = static_cast<S>(result[i]);
       }
       if (real < s.size()) std::fill(to + real, to + s.size(), S(0));
@@ -60,24 +61,25 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
                                    const Compute<S>* center, int64_t begin, int64_t end, S* grad_x, Compute<S>* grad_q,
                                    Compute<S>* grad_center) {
   using T = Compute<S>;
-  Action<D, T> act(s);
+  Action<D, T> act(s, true);
   Sum<D, T> sum(act, grad_x ? s.n : 0);
-  std::vector<T> input_buffer, grad_buffer, total(s.d), matrix(matrix_size<T>(s.d));
+  std::vector<T> input_buffer, grad_buffer, arranged_input, arranged_grad, total(s.d), matrix(matrix_size<T>(s.d));
   for (int64_t b = begin; b < end; ++b) {
     const int64_t count = s.count(b), size = count * s.node();
     sum.start();
-    const T* input = nullptr;
+    Arranged<T> input{};
     for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
       const T* matrix_q = q + row * s.d * s.d;
       const T* g = centered<T>(s, grad + row * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
-      if (grad_x) sum.add(matrix_q, T(1), g, count);
+      const Arranged<T> arranged = act.arrange(g, count, arranged_grad);
+      if (grad_x) sum.add(matrix_q, T(1), arranged, count);
       if (grad_q) {
         if (row == b * s.k || s.centers > 1) {
-          input =
-              centered<T>(s, x + b * s.size(), center ? center + s.center(row) * s.d : nullptr, count, input_buffer);
+          const T* center_row = center ? center + s.center(row) * s.d : nullptr;
+          input = act.arrange(centered<T>(s, x + b * s.size(), center_row, count, input_buffer), count, arranged_input);
         }
         std::fill(matrix.begin(), matrix.end(), T(0));
-        act.gradient(matrix_q, true, input, g, matrix.data(), count);
+        act.gradient(matrix_q, true, input, arranged, matrix.data());
         write_gradient(matrix.data(), s.d, true, T(1), grad_q + row * s.d * s.d);
       }
       if (!grad_center) continue;

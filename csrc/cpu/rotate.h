@@ -5,34 +5,80 @@
 
 #include "cpu/lane_points.h"
 #include "cpu/parallel.h"
+#include "cpu/permute.h"
 #include "space.h"
 
 namespace lps::cpu {
 
-// The whole action of one matrix on one row of features, with the buffer that tensors need.
+// Features as matrices take them: nodes one behind the other, or as one node with long rows, see Action.
+template <class T>
+struct Arranged {
+  const T* values;
+  int64_t nodes, channels;
+};
+
+// The whole action of one matrix on one row of features, with the buffers that it needs. Nodes with fewer channels than
+// a vector has lanes may be arranged in planes: row e holds the channels of all nodes in number e of a node. That pays
+// for sums and inner products, and for others where d is large.
 template <int D, class T>
 struct Action {
   const Space& s;
-  std::vector<T> matrix, half;
+  const bool planar;
+  std::vector<T> matrix, half, source, result;
 
-  explicit Action(const Space& s) : s(s), matrix(matrix_size<T>(s.d)), half(s.order == 2 ? s.size() : 0) {}
+  explicit Action(const Space& s, bool planes = D == 0)
+      : s(s), planar(planes && !quads() && s.d > 1 && s.c > 0 && s.c < kLanes<T>), matrix(matrix_size<T>(s.d)) {}
 
   // Whether there are few enough numbers a node to hold them in a Quad.
   bool quads() const {
     return D > 0 && s.order == 1 && s.c == 1;
   }
 
-  // y (+)= by q x, or q^T x, and both sides of a tensor; n nodes.
-  template <bool kAdd>
-  void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
-    if constexpr (D > 0 && !kAdd) {
-      if (quads()) return PointsOf<D, T>(q, transpose, by).write(x, y, n);
+  // Numbers that n nodes take, arranged.
+  int64_t size(int64_t n) const {
+    return planar ? s.node() / s.c * plane(n) : n * s.node();
+  }
+
+  Arranged<T> arrange(const T* x, int64_t n, std::vector<T>& buffer) const {
+    if (!planar) return {x, n, s.c};
+    buffer.resize(size(n));
+    T* const to = buffer.data();
+    each_channels(n, [=](int64_t row, int64_t place, auto bytes) { copy(to + place, x + row, bytes); });
+    for (int64_t p = 0; p < s.node() / s.c; ++p) {
+      T* const at = buffer.data() + p * plane(n);
+      std::fill(at + n * s.c, at + plane(n), T(0));
     }
+    return {buffer.data(), 1, plane(n)};
+  }
+  // Back from what is arranged.
+  void restore(const T* from, int64_t n, T* y) const {
+    each_channels(n, [=](int64_t row, int64_t place, auto bytes) { copy(y + row, from + place, bytes); });
+  }
+
+  // y (+)= by q x, or q^T x, and both sides of a tensor; y is arranged too.
+  template <bool kAdd>
+  void turn(const T* q, bool transpose, T by, const Arranged<T>& x, T* y) {
+    const auto [values, nodes, c] = x;
     read_matrix(q, s.d, transpose, by, matrix.data());
-    if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), x, y, n, s.d, s.c);
-    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
+    if (s.order == 1) return apply_matrix<D, kAdd>(matrix.data(), values, y, nodes, s.d, c);
+    half.resize(nodes * s.d * s.d * c);
+    apply_matrix<D, false>(matrix.data(), values, half.data(), nodes, s.d, s.d * c);
     if (by != T(1)) read_matrix(q, s.d, transpose, T(1), matrix.data());
-    apply_matrix<D, kAdd>(matrix.data(), half.data(), y, n * s.d, s.d, s.c);
+    apply_matrix<D, kAdd>(matrix.data(), half.data(), y, nodes * s.d, s.d, c);
+  }
+
+  // y = by q x of n nodes, not arranged.
+  void apply(const T* q, bool transpose, T by, const Arranged<T>& x, T* y, int64_t n) {
+    if constexpr (D > 0) {
+      if (quads()) return PointsOf<D, T>(q, transpose, by).write(x.values, y, n);
+    }
+    if (!planar) return turn<false>(q, transpose, by, x, y);
+    result.resize(size(n));
+    turn<false>(q, transpose, by, x, result.data());
+    restore(result.data(), n, y);
+  }
+  void apply(const T* q, bool transpose, T by, const T* x, T* y, int64_t n) {
+    apply(q, transpose, by, arrange(x, n, source), y, n);
   }
 
   // y = q^T x of an input for k samples, one behind the other, with `size` numbers each, zero behind n nodes; quads().
@@ -44,13 +90,40 @@ struct Action {
   }
 
   // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
-  void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
-    if (s.order == 1) return add_outer<D>(x, grad, g, n, s.d, s.c);
+  void gradient(const T* q, bool transpose, const Arranged<T>& x, const Arranged<T>& grad, T* g) {
+    const auto [values, nodes, c] = x;
+    if (s.order == 1) return add_outer<D>(values, grad.values, g, nodes, s.d, c);
+    half.resize(nodes * s.d * s.d * c);
     read_matrix(q, s.d, transpose, T(1), matrix.data());
-    apply_matrix<D, false>(matrix.data(), x, half.data(), n * s.d, s.d, s.c);  // the first axis still as it was
-    add_outer<D>(half.data(), grad, g, n, s.d, s.d * s.c);
-    apply_matrix<D, false>(matrix.data(), x, half.data(), n, s.d, s.d * s.c);
-    add_outer<D>(half.data(), grad, g, n * s.d, s.d, s.c);
+    apply_matrix<D, false>(matrix.data(), values, half.data(), nodes * s.d, s.d, c);  // the first axis still as it was
+    add_outer<D>(half.data(), grad.values, g, nodes, s.d, s.d * c);
+    apply_matrix<D, false>(matrix.data(), values, half.data(), nodes, s.d, s.d * c);
+    add_outer<D>(half.data(), grad.values, g, nodes * s.d, s.d, c);
+  }
+  void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
+    gradient(q, transpose, arrange(x, n, source), arrange(grad, n, result), g);
+  }
+
+ private:
+  // Numbers of a plane: whole vectors.
+  int64_t plane(int64_t n) const {
+    return (n * s.c + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  }
+
+  template <class Size>
+  static LPS_FN void copy(T* to, const T* from, Size bytes) {
+    copy_bytes(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), bytes);
+  }
+
+  // Calls body(where they lie, where they are arranged, bytes) for the channels of every number of a node.
+  template <class Body>
+  void each_channels(int64_t n, const Body& body) const {
+    const int64_t c = s.c, planes = s.node() / c, size = plane(n);
+    with_size(c * sizeof(T), [=](auto bytes) {
+      for (int64_t p = 0; p < planes; ++p) {
+        for (int64_t i = 0; i < n; ++i) body((i * planes + p) * c, p * size + i * c, bytes);
+      }
+    });
   }
 };
 
@@ -60,20 +133,20 @@ struct Sum {
   using Parts = PointsOf<D ? D : 2, T>;
   Action<D, T>& act;
   std::vector<typename Parts::Part> parts;
-  std::vector<T> values;
+  std::vector<T> values, restored;
 
-  Sum(Action<D, T>& act, int64_t n) : act(act), parts(act.quads() ? Parts::parts(n) : 0), values(n * act.s.node()) {}
+  Sum(Action<D, T>& act, int64_t n) : act(act), parts(act.quads() ? Parts::parts(n) : 0), values(act.size(n)) {}
 
   void start() {
     std::fill(parts.begin(), parts.end(), typename Parts::Part{});
     if (!act.quads()) std::fill(values.begin(), values.end(), T(0));
   }
 
-  void add(const T* q, T by, const T* x, int64_t n) {
+  void add(const T* q, T by, const Arranged<T>& x, int64_t n) {
     if constexpr (D > 0) {
-      if (act.quads()) return Parts(q, false, by).add(x, parts.data(), n);
+      if (act.quads()) return Parts(q, false, by).add(x.values, parts.data(), n);
     }
-    act.template apply<true>(q, false, by, x, values.data(), n);
+    act.template turn<true>(q, false, by, x, values.data());
   }
 
   // add of k samples, each with a matrix and `stride` numbers of nodes; by weights, or all by `share`.
@@ -81,14 +154,18 @@ struct Sum {
     if constexpr (D > 0) {
       if (act.quads()) return Parts::add_samples(q, weights, share, x, stride, k, parts.data(), n);
     }
-    for (int64_t row = 0; row < k; ++row)
-      add(q + row * act.s.d * act.s.d, weights ? weights[row] : share, x + row * stride, n);
+    for (int64_t row = 0; row < k; ++row) {
+      add(q + row * act.s.d * act.s.d, weights ? weights[row] : share, act.arrange(x + row * stride, n, act.source), n);
+    }
   }
 
   // The sums, n nodes one behind the other.
   T* finish(int64_t n) {
     if (act.quads()) Parts::finish(parts.data(), n, values.data());
-    return values.data();
+    if (!act.planar) return values.data();
+    restored.resize(n * act.s.node());
+    act.restore(values.data(), n, restored.data());
+    return restored.data();
   }
 };
 
