@@ -7,6 +7,7 @@ import torch
 
 import lps_kernels as lk
 from lps_kernels import testing
+from lps_kernels.ops.permutation_entropy import permutation_entropy
 from lps_kernels.ops.rows import soft_matrix, valid_nodes
 from lps_kernels.ops.soft_sort import _soft_sort
 
@@ -206,3 +207,13 @@ def test_check_finite_names_the_first_bad_row():
     lk.softsort(z, num_nodes=torch.tensor([5, 4, 0]))  # padding may be anything
     lk.check_finite(False)
     lk.softsort(z)
+
+
+@each_backend
+def test_entropy_of_scores_further_apart_than_numbers_reach(backend):
+    testing.skip_without(permutation_entropy, backend)
+    scores = torch.tensor([[[3e38, -3e38, 1.0, 1.5]]], requires_grad=True)
+    with lk.backend(backend):
+        entropy = lk.Permutation.from_scores(scores, tau=0.1, normalize=False).entropy()
+        entropy.backward()
+    assert entropy.isfinite() and entropy > 0 and scores.grad.isfinite().all()
