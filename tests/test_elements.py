@@ -95,9 +95,12 @@ def test_motions_move_the_real_part_of_complex_points_alone() -> None:
 def test_unitary_matrices_act_on_nothing(shape: tuple) -> None:
     g = lk.Unitary.uniform(shape[0], K, D)
     for order in (1, 2):
-        x = torch.zeros(*shape[:2], *[D] * order, *shape[3:], dtype=torch.complex64)
+        x = torch.zeros(*shape[:2], *[D] * order, *shape[3:], dtype=torch.complex64, requires_grad=True)
         x_k = g.transform_input(x, order)
-        assert x_k.shape == (shape[0], K, *x.shape[1:]) and g.transform_output(x_k, order).shape == x.shape
+        y = g.transform_output(x_k, order)
+        assert x_k.shape == (shape[0], K, *x.shape[1:]) and y.shape == x.shape
+        y.abs().sum().backward()
+        assert x.grad.shape == x.shape
 
 
 def test_parts_that_count_other_nodes_do_not_go_together() -> None:
