@@ -50,8 +50,11 @@ def tensor(name: str, x: Tensor, dims: str) -> None:
         raise ValueError(f"{name}: expected shape {dims}, got {tuple(x.shape)}")
 
 
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
 def floating(name: str, x: Tensor) -> None:
-    if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if x.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
@@ -62,8 +65,8 @@ def flags(**given: bool) -> None:
 
 
 def floating_dtype(dtype: torch.dtype) -> None:
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise TypeError(f"dtype: expected a floating or complex one, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"dtype: expected a floating or complex one, got {dtype!r}")
 
 
 def same_device(name: str, x: Tensor, device: torch.device) -> None:
@@ -181,7 +184,7 @@ def features(
         spelt = ", ".join(map(str, wanted))
         raise ValueError(f"{name}: expected shape ({spelt}, ...), got {tuple(x.shape)}")
     same_device(name, x, device)
-    if floating and not x.is_floating_point():
+    if floating and x.dtype not in FLOATING:
         raise TypeError(f"{name}: expected floating point features, got {x.dtype}")
 
 
@@ -189,7 +192,7 @@ def weights(w: Tensor | None, y: Tensor, reduce: str | None) -> Tensor | None:
     """The weights (b, k) of a mean over samples of y (b, k, ...), summing to one, in the dtype of the sum."""
     if reduce not in ("mean", None):
         raise ValueError(f"reduce: expected 'mean' or None, got {reduce!r}")
-    if reduce == "mean" and not (y.is_floating_point() or y.is_complex()):
+    if reduce == "mean" and not (y.dtype in FLOATING or y.is_complex()):
         raise TypeError(f"y: expected floating point features to average, got {y.dtype}; reduce=None keeps samples")
     if w is None:
         return None
@@ -240,6 +243,8 @@ def center(x: Tensor | None, q: Tensor, order: int) -> Tensor | None:
         return None
     if not isinstance(x, Tensor):
         raise TypeError(f"center: expected a tensor (b, d), got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"center: expected a dense tensor, got layout {x.layout}")
     if order != 1:
         raise ValueError("center: expected none for tensors of order 2, which a translation does not move")
     b, k, d = q.shape[:3]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lps_kernels.elements import Euclidean, GroupElement, Orthogonal, Permutation, Product, Unitary
+from lps_kernels.ops.rows import compute_dtype
 
 NAMES = "'S_n', 'C_n', 'D_n', 'O(d)', 'SO(d)', 'E(d)', 'SE(d)', 'U(d)' with a number d, or 'S_n x ' one of these"
 
@@ -57,7 +58,6 @@ def _factor(name: str) -> Sampler | None:
             return Euclidean.uniform(x, k, special, num_nodes)
         if kind == "U":
             return Unitary.uniform(x.shape[0], k, d, device=x.device, dtype=x.dtype)
-        dtype = x.dtype if x.is_floating_point() else None
-        return Orthogonal.uniform(x.shape[0], k, d, special, device=x.device, dtype=dtype)
+        return Orthogonal.uniform(x.shape[0], k, d, special, device=x.device, dtype=compute_dtype(x.dtype))
 
     return sample

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import pkgutil
 import platform
 import re
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import torch
 
 import lps_kernels
-from lps_kernels import native
+from lps_kernels import native, ops
 from lps_kernels.op import BACKENDS, INTERPRETS, NAMESPACE, NO_TRITON, OPS, TRITON_VERSION, BackwardOp, Op
 
 # Where a checkout keeps the kernels of a backend, and what names the op there: a registration or a launcher.
@@ -25,6 +27,8 @@ SOURCES = {
 
 
 def forward_ops() -> list[Op]:
+    for module in pkgutil.iter_modules(ops.__path__):  # an op that nothing imports yet is one too
+        importlib.import_module(f"{ops.__name__}.{module.name}")
     return sorted((op for op in OPS.values() if not isinstance(op, BackwardOp)), key=lambda op: op.name)
 
 

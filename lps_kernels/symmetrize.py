@@ -38,6 +38,8 @@ def symmetrize(
     Raises: ValueError where shapes or the number of orders do not fit.
     Source: Kim et al., NeurIPS 2023, equation 4.
     """
+    if not callable(f):
+        raise TypeError(f"f: expected a callable, got {type(f).__name__}")
     if not (hasattr(g, "transform_input") and hasattr(g, "transform_output")):
         raise TypeError(f"g: expected a group element, got {type(g).__name__}")
     inputs = x if isinstance(x, (tuple, list)) else (x,)
@@ -108,7 +110,11 @@ class Symmetrized(nn.Module):
         """Draw the group elements for x; `given` goes to the distribution, for example num_nodes=."""
         k = self.n_samples if n_samples is None else n_samples
         named = isinstance(self.distribution, str)
-        first = x[0] if named and isinstance(x, (tuple, list)) else x
+        first = x[0] if named and isinstance(x, (tuple, list)) and x else x
+        if named and not isinstance(first, Tensor):
+            raise TypeError(f"x: expected a tensor (b, n, ...), got {type(first).__name__}")
+        if named and first.dim() < 2:
+            raise ValueError(f"x: expected a tensor (b, n, ...), got {tuple(first.shape)}")
         draw = uniform_group(self.distribution) if named else self.distribution
         return draw(first, k, **given)
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lps_kernels.op import BACKENDS, OPS, BackwardOp, Op
+from lps_kernels import info
+from lps_kernels.op import BACKENDS, Op
 from lps_kernels.ops.rows import compute_dtype, valid_nodes
 from lps_kernels.ops.soft_sort import _soft_sort
 
@@ -136,7 +137,7 @@ EMPTY = (Case(b=0), Case(n=0), Case(b=0, order=2), Case(n=0, order=2), Case(c=0,
 
 
 def forward_ops() -> dict[str, Op]:
-    return {name: op for name, op in OPS.items() if not isinstance(op, BackwardOp)}
+    return {op.name: op for op in info.forward_ops()}
 
 
 def backends() -> list[str]:
@@ -212,7 +213,7 @@ def arguments(op: Op, case: Case, dtype: torch.dtype = torch.float32, device: st
     g = torch.Generator().manual_seed(seed)
     b, k, n, c = case.b, case.k, case.n, case.c
     wide = compute_dtype(dtype)
-    nodes = ragged_sizes(b, n) if case.ragged else None
+    nodes = ragged_sizes(b, n) if case.ragged and "num_nodes" in op.parameters else None
     valid = valid_nodes(nodes, n, torch.device("cpu")).expand(b, 1, n)
     number = torch.randint(-(2**63), 2**63 - 1, (1,), generator=g)
     scores = make_scores(case.scores, (b, k, n), g).masked_fill(~valid, float("nan"))

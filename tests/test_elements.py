@@ -95,9 +95,12 @@ def test_motions_move_the_real_part_of_complex_points_alone() -> None:
 def test_unitary_matrices_act_on_nothing(shape: tuple) -> None:
     g = lk.Unitary.uniform(shape[0], K, D)
     for order in (1, 2):
-        x = torch.zeros(*shape[:2], *[D] * order, *shape[3:], dtype=torch.complex64)
+        x = torch.zeros(*shape[:2], *[D] * order, *shape[3:], dtype=torch.complex64, requires_grad=True)
         x_k = g.transform_input(x, order)
-        assert x_k.shape == (shape[0], K, *x.shape[1:]) and g.transform_output(x_k, order).shape == x.shape
+        y = g.transform_output(x_k, order)
+        assert x_k.shape == (shape[0], K, *x.shape[1:]) and y.shape == x.shape
+        y.abs().sum().backward()
+        assert x.grad.shape == x.shape
 
 
 def test_parts_that_count_other_nodes_do_not_go_together() -> None:
@@ -113,6 +116,8 @@ def test_parts_that_count_other_nodes_do_not_go_together() -> None:
     ("q", "center", "error", "message"),
     [
         (torch.eye(D).expand(B, K, D, D), None, TypeError, "center: expected a tensor"),
+        (torch.eye(D).expand(B, K, D, D), torch.zeros(B, D) + 0j, TypeError, "center: expected a real"),
+        (torch.eye(D).expand(B, K, D, D), torch.zeros(B, D).to_sparse(), TypeError, "center: expected a dense"),
         (torch.eye(D, dtype=torch.complex64).expand(B, K, D, D), torch.zeros(B, D), TypeError, "q: expected float"),
     ],
 )
@@ -129,3 +134,24 @@ def test_motions_take_a_translation_of_another_dtype() -> None:
 def test_finite_groups_have_no_padding() -> None:
     with pytest.raises(ValueError, match="num_nodes: expected none for C_n"):
         lk.Symmetrized(torch.nn.Identity(), "C_n", order_out=1)(points(), num_nodes=NODES)
+
+
+def test_a_product_across_groups_never_drops_a_translation() -> None:
+    g, turn, motion = lk.Permutation.uniform(B, K, N), lk.Unitary.uniform(B, K, D), lk.Euclidean.uniform(points(), K)
+    both = lk.Product(g, lk.Orthogonal.uniform(B, K, D))
+    for h, order in ((g @ motion, 1), (turn @ motion, "point"), (motion @ turn, 1), (both @ motion, (1, 1))):
+        with pytest.raises(ValueError, match="order: expected one"):
+            h.transform_input(points().to(torch.complex64), order)
+
+
+def test_nodes_are_not_sorted_by_complex_features() -> None:
+    for features in (points().to(torch.complex64), points()[0].to_sparse()):
+        with pytest.raises(TypeError, match="features: expected dense real"):
+            lk.Permutation.from_sort(features)
+
+
+def test_floats_that_no_kernel_knows_are_moved_but_not_averaged() -> None:
+    g, x = lk.Permutation.from_scores(scores()), points().to(torch.float8_e4m3fn)
+    assert torch.equal(g.transform_input(x).float(), g.transform_input(x.float()))
+    with pytest.raises(TypeError, match="y: expected floating point"):
+        g.transform_output(g.transform_input(x))

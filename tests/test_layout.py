@@ -136,6 +136,24 @@ def test_an_op_in_one_file_compiles(tmp_path):
     python(CHECK + CHECK_COMPILED, tmp_path)
 
 
+def test_an_op_in_one_file_is_tested_and_listed(tmp_path):
+    """As tests/test_every_op.py does, though nothing imports it yet."""
+    (tmp_path / "row_norm.py").write_text(example())
+    python(
+        """
+        import sys
+        from lps_kernels import info, ops, testing
+        ops.__path__.append(sys.argv[1])
+        op = testing.forward_ops()["row_norm"]
+        assert op in info.forward_ops()
+        args = testing.arguments(op, testing.Case())
+        testing.assert_matches(op, "reference", args)
+        testing.assert_gradients_match(op, "reference", args)
+        """,
+        tmp_path,
+    )
+
+
 AWKWARD = '''
 from torch import Tensor
 from lps_kernels.op import op

@@ -157,6 +157,9 @@ def test_sample_rotate_draws_haar_by_the_seed() -> None:
     assert torch.equal(g.q, h.q) and torch.allclose(x_k, h.transform_input(x, "point"), atol=1e-6)
 
 
+VECTORS = torch.zeros(B, K, D, D)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -171,6 +174,8 @@ def test_sample_rotate_draws_haar_by_the_seed() -> None:
         (lambda: lk.Orthogonal.uniform(2, 1.0, 3), TypeError, "k: expected an int"),
         (lambda: lk.Orthogonal.uniform(2, 1, 3, dtype=torch.int64), TypeError, "dtype: expected a floating"),
         (lambda: lk.Orthogonal.all_of("C_3", 2, dtype=torch.int64), TypeError, "dtype: expected a floating"),
+        (lambda: lk.Orthogonal.uniform(2, 1, 3, dtype="float32"), TypeError, "dtype: expected a floating"),
+        (lambda: lk.Orthogonal.from_frames(torch.zeros(B, N, D), special="no"), TypeError, "special: expected a bool"),
         (lambda: lk.Orthogonal.uniform(2, 1, 3, special=1), TypeError, "special: expected a bool"),
         (lambda: lk.Orthogonal.uniform(2, 1, 3, generator=1), TypeError, "generator: expected a torch.Generator"),
         (lambda: lk.sample_rotate(None, torch.zeros(B, N, D), k=2.0), TypeError, "k: expected an int"),
@@ -180,6 +185,9 @@ def test_sample_rotate_draws_haar_by_the_seed() -> None:
         (lambda: lk.Permutation.all_of("S_n", 2, 7), ValueError, "n <= 6"),
         (lambda: lk.Permutation.all_of("Q_n", 2, 7), ValueError, "group: expected 'C_n', 'D_n' or 'S_n'"),
         (lambda: lk.Euclidean.uniform(torch.zeros(2, 3), 1), ValueError, "points: expected shape"),
+        (lambda: lk.Euclidean.from_vectors(VECTORS, torch.zeros(B + 1, N, D)), ValueError, "points: expected shape"),
+        (lambda: lk.Euclidean.from_vectors(VECTORS, torch.zeros(B, N, 2)), ValueError, "points: expected shape"),
+        (lambda: lk.Euclidean.from_vectors(VECTORS, VECTORS[:, 0].to("meta")), ValueError, "points: .* on cpu"),
         (lambda: MADE["euclidean"]().transform_input(torch.zeros(B, N, D), "spin"), ValueError, "order: expected one"),
         (lambda: MADE["vectors"]().transform_input(torch.zeros(B, N, D), "spin"), ValueError, "order: expected 1 or 2"),
         (lambda: MADE["vectors"]() @ MADE["vectors"]()[:1], ValueError, "@: expected elements of the same shape"),
@@ -190,3 +198,8 @@ def test_sample_rotate_draws_haar_by_the_seed() -> None:
 def test_bad_arguments_raise(call, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_frames_of_space_without_axes_are_one(special: bool) -> None:
+    assert lk.Orthogonal.from_frames(torch.zeros(B, N, 0), special=special).q.shape == (B, 1, 0, 0)

@@ -156,7 +156,7 @@ def test_composes_and_indexes_and_moves() -> None:
     assert permutations.shape == (B, K, N, N) and motions.shape == (B, K, 4, 4)
 
 
-@pytest.mark.parametrize("order", [1, (1,), (3, 0), (1, 3), (1, "spin"), "point", (True, 0)])
+@pytest.mark.parametrize("order", [1, (1,), (3, 0), (1, 3), (1, "spin"), "point", (True, 0), (1.0, 1)])
 def test_bad_orders_raise(order) -> None:
     g = sampled(random(B, K, N), random(B, K, 3, 3), random(B, N, 3), None, False)
     with pytest.raises((ValueError, TypeError), match="order: expected"):
@@ -169,6 +169,13 @@ def test_bad_arguments_raise() -> None:
         g.transform_input(random(B, N + 1, 3), (1, 1))
     with pytest.raises(ValueError, match="y: expected shape"):
         g.transform_output(random(B, K, N, 4), (1, 1))
+    for order in ((0, 1), (2, "vector"), (2, 2)):
+        with pytest.raises(ValueError, match=r"x: expected shape .* got \(2, 4, 7\)"):
+            g.transform_input(random(B, 4, N), order)
+        with pytest.raises(ValueError, match=r"y: expected shape .* got \(2, 7\)"):
+            g.transform_output(random(B, N), order)
+        with pytest.raises(TypeError, match="x: expected a tensor"):
+            g.transform_input(None, order)
     with pytest.raises(TypeError, match="permutation: expected a Permutation"):
         lk.Product(g.motion, g.permutation)
     with pytest.raises(ValueError, match="motion: expected as many"):

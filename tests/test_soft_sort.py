@@ -7,6 +7,7 @@ import torch
 
 import lps_kernels as lk
 from lps_kernels import testing
+from lps_kernels.ops.permutation_entropy import permutation_entropy
 from lps_kernels.ops.rows import soft_matrix, valid_nodes
 from lps_kernels.ops.soft_sort import _soft_sort
 
@@ -18,7 +19,9 @@ SEED = torch.tensor([3], dtype=torch.int64)
 
 def sort(scores, nodes=None, tau=0.1, n_iter=5, normalize=True, soft=True, backend="reference"):
     testing.skip_without(_soft_sort, backend)
-    return lk.SoftSort(*_soft_sort(scores, SEED, nodes, tau, n_iter, normalize, soft, backend=backend))
+    device = testing.device_of(backend)
+    args = [a if a is None else a.to(device) for a in (scores, SEED, nodes)]
+    return lk.SoftSort(*[o.cpu() for o in _soft_sort(*args, tau, n_iter, normalize, soft, backend=backend)])
 
 
 @each_backend
@@ -206,3 +209,14 @@ def test_check_finite_names_the_first_bad_row():
     lk.softsort(z, num_nodes=torch.tensor([5, 4, 0]))  # padding may be anything
     lk.check_finite(False)
     lk.softsort(z)
+
+
+@each_backend
+def test_entropy_of_scores_further_apart_than_numbers_reach(backend):
+    testing.skip_without(permutation_entropy, backend)
+    scores = torch.tensor([[[3e38, -3e38, 1.0, 1.5]]], requires_grad=True)
+    with lk.backend(backend):
+        placed = scores.to(testing.device_of(backend))
+        entropy = lk.Permutation.from_scores(placed, tau=0.1, normalize=False).entropy()
+        entropy.backward()
+    assert entropy.isfinite() and entropy > 0 and scores.grad.isfinite().all()

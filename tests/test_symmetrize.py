@@ -169,6 +169,7 @@ BAD = [
     ("weights", {"weights": torch.ones(B, K + 1)}),
     ("f", {"f": lambda x: x[:-1]}),
     ("f", {"f": lambda x: None}),
+    ("f", {"f": 3}),
     ("g", {"g": torch.arange(N).expand(B, K, N)}),
     ("g", {"g": "S_n"}),
     ("x", {"x": torch.randn(B, N + 1, C)}),
@@ -196,3 +197,28 @@ def test_a_weighted_mean_in_half_precision_is_rounded_once(dtype):
     got = lk.Permutation.identity(2, 64, 500).transform_output(y, 0, weights)
     want = (y.double() * (weights / weights.sum(1, keepdim=True))[..., None]).sum(1)
     assert (got != want.float().to(dtype)).double().mean() < 0.05  # but for ties
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_function_may_write_to_what_it_gets(k, order):
+    x = torch.randn(1, N, C)
+    before = x.clone()
+    lk.symmetrize(lambda x: x.zero_(), x, lk.Permutation.uniform(1, k, N), order, order)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", ["O(3)", "SE(3)", "S_n x SO(3)"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_groups_by_name_have_matrices_that_are_not_rounded(name, dtype):
+    order = (1, 1) if " x " in name else 1
+    g = lk.Symmetrized(nn.Identity(), name, order, order, n_samples=3).sample(torch.randn(B, N, 3).to(dtype))
+    q = getattr(g, "motion", g).q.double()
+    assert (q.mT @ q - torch.eye(3)).abs().max() < (1e-12 if dtype == torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["S_n", "C_n", "O(3)", "SE(3)", "U(3)", "S_n x SE(3)"])
+@pytest.mark.parametrize("x", [torch.randn(3), torch.tensor(1.0), [1.0], (), None])
+def test_groups_by_name_want_a_batch(name, x):
+    with pytest.raises((ValueError, TypeError), match=r"^x: expected a tensor"):
+        lk.Symmetrized(nn.Identity(), name)(x)

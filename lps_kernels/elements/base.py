@@ -95,7 +95,8 @@ class GroupElement:
         order = self._order(order)
         if order == 0:
             self._check_leading("x", x, 1)
-            return x[:, None].expand(x.shape[0], self.n_samples, *x.shape[1:])
+            samples = x[:, None].expand(x.shape[0], self.n_samples, *x.shape[1:])
+            return samples.clone(memory_format=torch.contiguous_format)  # f may write to what it gets
         return self._transform_input(x, order)
 
     def transform_output(
@@ -132,11 +133,11 @@ class GroupElement:
             raise IndexError(f"sample {index} of {len(self)}")
         return slice(index % len(self), index % len(self) + 1)
 
-    def _check_leading(self, name: str, x: Tensor, count: int) -> None:
-        wanted = self._shape[:count]
+    def _check_leading(self, name: str, x: Tensor, count: int, axes: tuple[int, ...] = ()) -> None:
+        wanted = (*self._shape[:count], *axes)
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-        if tuple(x.shape[:count]) != wanted:
+        if tuple(x.shape[: len(wanted)]) != wanted:
             raise ValueError(f"{name}: expected shape ({', '.join(map(str, wanted))}, ...), got {tuple(x.shape)}")
 
     def _mean(self, y: Tensor, weights: Tensor | None, reduce: str | None) -> Tensor:
@@ -178,7 +179,10 @@ class Composition(GroupElement):
         return self._left.entropy() + self._right.entropy()
 
     def _order(self, order):
-        return self._left._order(order)
+        left, right = self._left._order(order), self._right._order(order)
+        if left != right:  # 1 moves points in one group and vectors in the other, for example
+            raise ValueError(f"order: expected one that both factors take as the same, got {order!r} for {self!r}")
+        return left
 
     def __getitem__(self, index) -> Composition:
         return Composition(self._left[index], self._right[index])

@@ -42,7 +42,10 @@ class Euclidean(GroupElement):
         checks.floating("v", v)
         check_square(v, special)
         center = centroid(points, num_nodes)
-        checks.center(center, v, 1)
+        b, d = v.shape[0], v.shape[-1]
+        if points.shape[0] != b or points.shape[-1] != d:
+            raise ValueError(f"points: expected shape ({b}, n, {d}), got {tuple(points.shape)}")
+        checks.same_device("points", points, v.device)
         q, degenerate = orthonormalize(v, special)
         return cls(q, center.to(q.dtype), degenerate, num_nodes)
 
@@ -75,7 +78,10 @@ class Euclidean(GroupElement):
         checks.orthogonal(q)
         if center is None:
             raise TypeError("center: expected a tensor (b, d) or (b, k, d), got None")
-        return cls(q, checks.center(center, q, 1).to(q.dtype), None, num_nodes)
+        center = checks.center(center, q, 1)
+        if center.is_complex():
+            raise TypeError(f"center: expected a real translation, got {center.dtype}")
+        return cls(q, center.to(q.dtype), None, num_nodes)
 
     @classmethod
     def from_frames(cls, points: Tensor, num_nodes: Tensor | None = None, special: bool = False) -> Euclidean:
@@ -128,7 +134,7 @@ class Euclidean(GroupElement):
         return Euclidean(self._q.mT, center, None, self._num_nodes)
 
     def __matmul__(self, other: GroupElement) -> GroupElement:
-        if isinstance(other, Orthogonal):
+        if type(other) is Orthogonal:  # a Unitary is complex, and motions are real
             other = _about_origin(other)
         if not isinstance(other, Euclidean):
             return super().__matmul__(other)

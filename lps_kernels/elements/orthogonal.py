@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -227,6 +229,7 @@ def centroid(points: Tensor, num_nodes: Tensor | None) -> Tensor:
 @torch.no_grad()
 def frames(points: Tensor, num_nodes: Tensor | None, special: bool) -> tuple[Tensor, Tensor]:
     """q (b, 2^d or 2^(d-1), d, d) and degenerate (b, same, d) of points (b, n, d), see `Orthogonal.from_frames`."""
+    checks.flags(special=special)
     center = centroid(points, num_nodes)
     b, n, d = points.shape
     x = points.to(center.dtype) - center
@@ -240,7 +243,7 @@ def frames(points: Tensor, num_nodes: Tensor | None, special: bool) -> tuple[Ten
     close = values.diff(dim=-1) <= 100 * eps * values[..., -1:].clamp(min=torch.finfo(x.dtype).tiny)
     none = close.new_zeros(b, 1)
     degenerate = torch.cat((close, none), -1) | torch.cat((none, close), -1)
-    signs = torch.cartesian_prod(*[x.new_tensor([1.0, -1.0])] * d).reshape(-1, d)
+    signs = x.new_tensor(list(itertools.product((1.0, -1.0), repeat=d))).reshape(2**d, d)
     q = axes[:, None] * signs[:, None, :]
     if special:  # half of the signs, with determinant 1
         half = signs[:, :-1] if d else signs

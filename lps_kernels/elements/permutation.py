@@ -105,6 +105,8 @@ class Permutation(GroupElement):
         if not isinstance(features, Tensor) or features.dim() not in (2, 3):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"features: expected shape (b, n) or (b, n, c), got {got}")
+        if features.is_complex() or features.layout != torch.strided:
+            raise TypeError(f"features: expected dense real ones, got {features.dtype} of layout {features.layout}")
         keys = features.detach() if features.dim() == 3 else features.detach()[..., None]
         b, n, channels = keys.shape
         checks.num_nodes(num_nodes, b, n, keys.device)

@@ -88,7 +88,7 @@ class Product(GroupElement):
         if not isinstance(order, (tuple, list)) or len(order) != 2:
             raise ValueError(f"order: expected a pair (nodes, space) such as (1, 'point') or (2, 0), got {order!r}")
         nodes, space = order
-        if isinstance(nodes, bool) or nodes not in (0, 1, 2):
+        if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes not in (0, 1, 2):
             raise ValueError(f"order: expected 0, 1 or 2 axes of nodes, got {nodes!r}")
         space = self._motion._order(space)
         return 0 if nodes == 0 and space == 0 else (nodes, space)
@@ -97,6 +97,7 @@ class Product(GroupElement):
         nodes, space = order
         if space == 0:
             return self._permutation._transform_input(x, nodes)
+        self._check("x", x, 1, nodes, space)
         if nodes == 0:
             return self._unmasked._transform_input(x[:, None], space)[:, :, 0]
         if nodes == 2:
@@ -113,6 +114,7 @@ class Product(GroupElement):
         nodes, space = order
         if space == 0:
             return self._permutation._each_input(x, nodes)
+        self._check("x", x, 2, nodes, space)
         if nodes == 0:
             return self._unmasked._each_input(x[:, :, None], space)[:, :, 0]
         if nodes == 2:
@@ -126,6 +128,7 @@ class Product(GroupElement):
         nodes, space = order
         if space == 0:
             return self._permutation._transform_output(y, nodes, weights, reduce)
+        self._check("y", y, 2, nodes, space)
         if nodes == 0:
             x = self._unmasked._transform_output(y[:, :, None], space, weights, reduce)
             return x.squeeze(1 if reduce is not None else 2)
@@ -143,6 +146,11 @@ class Product(GroupElement):
             return x
         each = x if reduce is None else x[:, None]  # a translation moved the padding too
         return mask_nodes(each, self._permutation.num_nodes, nodes).reshape(x.shape)
+
+    def _check(self, name: str, x: Tensor, count: int, nodes: int, space) -> None:
+        """That x has the axes of nodes and of space that its order names, behind b or b and k."""
+        n, d = self._shape[2:]
+        self._check_leading(name, x, count, (*[n] * nodes, *[d] * (2 if space in (2, "tensor") else 1)))
 
     @property
     def _fuses(self) -> bool:

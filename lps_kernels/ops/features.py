@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lps_kernels import checks
 from lps_kernels.ops.rows import compute_dtype
 
 
@@ -30,7 +31,7 @@ def unflatten(y: Tensor, x: Tensor, leading: int) -> Tensor:
 
 def soft_arguments(soft: tuple | None, x: Tensor, hard: bool) -> tuple[Tensor | None, ...]:
     """t, row and col in the dtype that x is computed in; None where they could change nothing."""
-    differentiable = x.is_floating_point() or x.is_complex()
+    differentiable = x.dtype in checks.FLOATING or x.is_complex()
     if soft is None or not differentiable:
         if not hard:
             what = f"floating point features, got {x.dtype}" if soft is not None else "the soft part of a permutation"

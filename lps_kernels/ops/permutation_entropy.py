@@ -30,7 +30,7 @@ def _entropies(log_kernel: Tensor, w: Tensor, valid: Tensor) -> Tensor:
     alive = valid & (w > 0)
     log_w = torch.where(alive, w, 1).log()
     logits = log_kernel + log_w[..., None, :]
-    pair = alive[..., :, None] & alive[..., None, :]
+    pair = alive[..., :, None] & alive[..., None, :] & log_kernel.isfinite()  # further apart than numbers reach: zero
     log_q = torch.where(pair, logits, float("-inf"))
     log_q = torch.where(alive[..., :, None], log_q, 0).log_softmax(-1)
     plogp = torch.where(pair, log_q.exp() * torch.where(pair, log_q, 0), 0)

@@ -84,7 +84,7 @@ def run_rotate(x, q, center, num_nodes, order, backend=None) -> Tensor:
 def real_arguments(x: Tensor, q: Tensor, center: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, bool]:
     """x, q and center in matching dtypes, and whether x is to be flattened as what a unitary matrix acts on."""
     # A real center moves the real part of complex points alone, which no channels of a real matrix can say.
-    unitary = q.is_complex() or (x.is_complex() and center is not None)
+    unitary = q.is_complex() or (center is not None and (x.is_complex() or center.is_complex()))
     if unitary:
         x = x if x.is_complex() else x.to(compute_dtype(x.dtype)) + 0j
         q = real_matrix(q if q.is_complex() else q + 0j)

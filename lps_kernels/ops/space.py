@@ -29,7 +29,7 @@ def flatten(x: Tensor, leading: int, order: int, unitary: bool = False) -> Tenso
         return x.reshape(*lead, *space, channels)
     x = x.reshape(*lead, *space, channels)
     if order == 1:
-        return torch.view_as_real(x.resolve_conj()).movedim(-1, -2).flatten(-3, -2)
+        return torch.stack((x.real, x.imag), -2).flatten(-3, -2)
     return real_matrix(x, x.dim() - 3)
 
 
