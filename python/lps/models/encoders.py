@@ -62,6 +62,8 @@ class VisionEncoder(nn.Module):
         self.patch_dropout = patch_dropout
         model.patch_embed = nn.Identity()
         if patch_dropout and not self.relative:
+            if not isinstance(getattr(model, "patch_drop", None), nn.Identity):  # where it would do nothing, or break
+                raise ValueError(f"patch_dropout: expected 0 for an encoder without a place for it, {encoder!r}")
             model.patch_drop = timm.layers.PatchDropout(patch_dropout, model.num_prefix_tokens)
         self.model = model
 
