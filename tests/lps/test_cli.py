@@ -91,8 +91,9 @@ def test_wrong_shapes_are_one_line_and_code_2(capsys, monkeypatch):
 def test_usage(capsys):
     assert call(capsys)[0] == 2
     assert call(capsys, "fly")[0] == 2
-    code, out, _ = call(capsys, "--help")
-    assert code == 0 and "lps train" in out
+    for asked in (["--help"], ["train", "--help"]):
+        code, out, _ = call(capsys, *asked)
+        assert code == 0 and "lps train" in out
     code, out, _ = call(capsys, "list")
     assert code == 0 and out.split() == list(run.NAMES)
 
