@@ -229,6 +229,12 @@ def test_processes_load_one_at_a_time(tmp_path, monkeypatch):
     assert most == [1, 1, 1] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("edges", [[[0, 3], [3, 0]], [[0, -1], [1, 0]], [[0, 1], [1, 2], [2, 0]]])
+def test_edge_lists_stay_within_their_graph(edges):
+    with pytest.raises(ValueError, match=r"edges: expected numbers \(2, e\) below 3, the nodes of graph 0"):
+        data.Graphs.from_edges([torch.tensor(edges)], [torch.ones(3, 1)], n=8)
+
+
 def test_batches_refuse_wrong_shapes():
     with pytest.raises(ValueError, match="adjacency: expected shape"):
         data.Graphs(torch.zeros(2, 3, 1), torch.zeros(2, 3, 4), torch.tensor([3, 3]))

@@ -204,6 +204,12 @@ def test_finished_run_is_tested_with_more_samples(tmp_path):
         make(tmp_path, epochs=2, eval_samples=50).run()
 
 
+def test_a_run_out_of_patience_is_tested_with_more_samples(tmp_path):
+    few = {"folder": tmp_path, "lr": 0.0, "epochs": 50, "patience": 2}
+    first, again = make(**few).run(), make(**few, eval_samples=50).run()
+    assert again["epochs"] == first["epochs"] < 50 and again["test"] != first["test"]
+
+
 def test_warms_up_and_decays():
     trainer = make(epochs=4, warmup_epochs=2.0)
     rates = [trainer._rate(step) for step in range(21)]

@@ -69,7 +69,7 @@ class Trainer:
             writer = SummaryWriter(self.folder / "tensorboard")
         with Progress(console=console, disable=self.rank > 0 or not console.is_terminal, transient=True) as progress:
             bar = progress.add_task("training", total=self.last, completed=self.step)
-            while self.step < self.last and not self._patience_is_over():
+            while not self._is_over(self.step, self.waited):
                 row = self._epoch(lambda: progress.advance(bar))
                 progress.update(bar, description="  ".join(f"{k} {v:.4g}" for k, v in row.items()))
                 for name, value in row.items() if writer else ():
@@ -147,8 +147,8 @@ class Trainer:
             if self.folder and self.rank == 0:
                 checkpoint.write(self.folder / "best.pt", {"epoch": self.epoch, "model": self.weights})
 
-    def _patience_is_over(self) -> bool:
-        return 0 < self.config["patience"] <= self.waited
+    def _is_over(self, step: int, waited: int) -> bool:
+        return step >= self.last or 0 < self.config["patience"] <= waited
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -164,9 +164,9 @@ class Trainer:
         state = checkpoint.latest(self.folder)
         if state is None:
             return
-        free = {"out", "device"} | (
-            {"eval_samples"} if state["step"] >= self.last else set()
-        )  # a finished run is tested
+        free = {"out", "device"}
+        if self._is_over(state["step"], state["waited"]):
+            free.add("eval_samples")  # a finished run is tested
         mine, its = ({k: v for k, v in c.items() if k not in free} for c in (self.config, state["config"]))
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))
