@@ -255,6 +255,8 @@ def test_samples_are_as_many_as_asked():
     model.backbone.register_forward_pre_hook(lambda _, args: counts.append(args[1].shape[1]))
     model(graphs), model(graphs, k=5)
     assert counts == [3, 5]
+    with pytest.raises(ValueError, match="k: expected 1 or more, got 0"):
+        model(graphs, k=0)
 
 
 DEVICES = [

@@ -103,7 +103,7 @@ def show(name: str) -> int:
     """Print an experiment's presets and settings."""
     module = find(name)
     print((module.__doc__ or "").strip(), "\n")
-    print(f"python -m lps.experiments.{name} [preset={'|'.join(module.PRESETS)}] [key=value ...]")
+    print(f"python -m lps.experiments.{name} [preset={'|'.join(module.PRESETS)}] [results=FILE] [key=value ...]")
     for key, value in module.PRESETS["paper"].items():
         print(f"  {key}={value}")
     return 0
