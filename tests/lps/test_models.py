@@ -198,6 +198,8 @@ def test_patches_refuse_what_can_not_be():
         Layout(10, 12, 2)
     with pytest.raises(ValueError, match="pad: expected one of"):
         PatchIn(Layout(10, 9, 2), 1, 4, "mirror")
+    with pytest.raises(ValueError, match="channels: expected 1 or more"):
+        PatchIn(Layout(10, 9, 1), 0, 4)
 
 
 @pytest.mark.parametrize(
