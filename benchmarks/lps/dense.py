@@ -22,7 +22,8 @@ class DenseElement:
 
     Arguments:
         p: (b, k, n, n) or None, q: (b, k, 3, 3) or None, center: (b, 1, 1, 3) where there is q.
-        einsum: whether edges are taken by an einsum of three operands, as published, or by two products.
+        einsum: whether edges going in are taken by an einsum of three operands, as published, or by two products; an
+            einsum is the faster way out for both.
     """
 
     def __init__(self, p: Tensor | None, q: Tensor | None = None, center: Tensor | None = None, einsum: bool = True):

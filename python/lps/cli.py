@@ -16,9 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print("\n".join(NAMES))
         return 0
-    if len(arguments) < 2 or arguments[0] != "train":
-        print(USAGE, file=sys.stdout if arguments in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+    asked = arguments[:2][-1:] in (["-h"], ["--help"])
+    if asked or len(arguments) < 2 or arguments[0] != "train":
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     from lps.experiments import run
 
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -43,6 +44,19 @@ def assert_refused(capsys, arguments, *words):
         (["train", "exp_classify", "stand_in=8", "precision=fp8"], ["precision: expected one of fp32, bf16"]),
         (["train", "exp_classify", "stand_in=8", "batch_size=0"], ["batch_size: expected 1 or more, got 0"]),
         (["train", "exp_classify", "stand_in=8", "device=abacus"], ["device: expected", "abacus"]),
+        (["train", "exp_classify", "stand_in=8", "device=mps"], ["device: expected", "mps"]),
+        (["train", "exp_classify", "stand_in=8", "clip=-1"], ["clip: expected 0 or more, got -1.0"]),
+        (["train", "exp_classify", "stand_in=8", "max_steps=-1"], ["max_steps: expected 0 or more, got -1"]),
+        (["train", "exp_classify", "stand_in=8", "group_rate=-1"], ["group_rate: expected 0 or more, got -1.0"]),
+        (["train", "exp_classify", "stand_in=8", "warmup_epochs=nan"], ["warmup_epochs: expected a finite number"]),
+        (["train", "exp_classify", "stand_in=8", "score_layers=0"], ["score_layers: expected 1 or more, got 0"]),
+        (["train", "exp_classify", "stand_in=-8"], ["stand_in: expected 4 graphs or more", "got -8"]),
+        (["train", "pattern", "stand_in=3"], ["stand_in: expected 4 graphs or more", "got 3"]),
+        (["train", "automorphism", "backbone=gnn"], ["backbone: expected one of mlp, gin_id, got 'gnn'"]),
+        (
+            ["train", "nbody", "train_count=2", "backbone=mlp"],
+            ["backbone: expected one of transformer, gnn"],
+        ),
         (["train", "nbody", "symmetry=S_n x Z(3)", "train_count=2"], ["symmetry: expected", "Z(3)"]),
         (["train", "nbody", "seed=-1"], ["seed: expected 0 to 4294967295, got -1"]),
         (["train", "nbody", "valid_count=0"], ["valid_count: expected 1 or more, got 0"]),
@@ -77,8 +91,9 @@ def test_wrong_shapes_are_one_line_and_code_2(capsys, monkeypatch):
 def test_usage(capsys):
     assert call(capsys)[0] == 2
     assert call(capsys, "fly")[0] == 2
-    code, out, _ = call(capsys, "--help")
-    assert code == 0 and "lps train" in out
+    for asked in (["--help"], ["train", "--help"]):
+        code, out, _ = call(capsys, *asked)
+        assert code == 0 and "lps train" in out
     code, out, _ = call(capsys, "list")
     assert code == 0 and out.split() == list(run.NAMES)
 
@@ -88,6 +103,19 @@ def test_shows_settings(capsys):
     assert code == 0 and "samples=20" in out and "paper_gnn" in out
 
 
+def test_prints_one_line(capsys):
+    few = ["stand_in=8", "preset=paper_gin", "max_steps=1", "samples=1", "eval_samples=1"]
+    code, out, err = call(capsys, "train", "exp_classify", *few)
+    assert code == 0 and out.count("\n") == 1 and json.loads(out)["steps"] == 1 and not err
+
+
+def test_a_command_is_one_for_a_shell(tmp_path):
+    given = ["samples=2", "most_samples=30", "backbone=gin_id", f"plot={tmp_path / 'a b.png'}"]
+    result = run.run("automorphism", given)
+    assert shlex.split(result["command"]) == ["python", "-m", "lps.experiments.automorphism", *given]
+    assert set(result["outputs"]) == {"ps, k = 2", "ps, k = 30", "ps, k = 1", "canonical"}
+
+
 def test_both_ways_to_write_a_setting_are_one(capsys, tmp_path):
     file = tmp_path / "results.jsonl"
     code, out, err = call(
@@ -95,7 +123,7 @@ def test_both_ways_to_write_a_setting_are_one(capsys, tmp_path):
     )
     assert code == 0, err
     code, same, _ = call(
-        capsys, "train", "automorphism", "preset=small", "most_samples=100", "--samples=2", f"results={file}"
+        capsys, *["train", "automorphism", "preset=small", "most_samples=100", "--samples=2", "--results", str(file)]
     )
     first, second = json.loads(out), json.loads(same)
     assert first["outputs"] == second["outputs"] and first["config"]["samples"] == 2
@@ -117,7 +145,7 @@ def test_dashes_and_types():
 
 
 def test_negative_values_are_values():
-    assert config.parse(["--lr", "-1"], {"paper": {"lr": 1.0}}) == {"lr": -1.0}
+    assert config.parse(["--tau", "-1"], {"paper": {"tau": 1.0}}) == {"tau": -1.0}
 
 
 def test_interruption_says_how_to_go_on(capsys, monkeypatch):

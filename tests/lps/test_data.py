@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 
 import networkx
 import numpy as np
@@ -202,6 +204,35 @@ def test_what_torch_geometric_cannot_load_is_one_error():
 
     with pytest.raises(data.DataError, match="PATTERN: torch_geometric could not load it: OSError"):
         read(fails, "PATTERN", n=188)
+
+
+def test_processes_load_one_at_a_time(tmp_path, monkeypatch):
+    datasets, inside, most = pytest.importorskip("torch_geometric.datasets"), [], []
+
+    def slow(root, title, split):
+        inside.append(title)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+        raise OSError("loaded")
+
+    monkeypatch.setattr(datasets, "GNNBenchmarkDataset", slow)
+
+    def load():
+        with pytest.raises(data.DataError, match="loaded"):
+            data.benchmark("pattern", "train", str(tmp_path))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for call in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            call(thread)
+    assert most == [1, 1, 1] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("edges", [[[0, 3], [3, 0]], [[0, -1], [1, 0]], [[0, 1], [1, 2], [2, 0]]])
+def test_edge_lists_stay_within_their_graph(edges):
+    with pytest.raises(ValueError, match=r"edges: expected numbers \(2, e\) below 3, the nodes of graph 0"):
+        data.Graphs.from_edges([torch.tensor(edges)], [torch.ones(3, 1)], n=8)
 
 
 def test_batches_refuse_wrong_shapes():

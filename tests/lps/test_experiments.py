@@ -209,6 +209,10 @@ def test_learning_curves_are_drawn(tmp_path, capsys):
     file.write_text(json.dumps(result) + "\n")
     assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
     assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err
+    for score, path, said in (("mse", file, "SCORE: expected one"), ("accuracy", tmp_path / "none", "No such file")):
+        assert curves.main([score, str(path), str(picture)]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
 
 
 def test_exp_compares_distances_of_pairs_with_those_of_copies(monkeypatch):

@@ -198,6 +198,8 @@ def test_patches_refuse_what_can_not_be():
         Layout(10, 12, 2)
     with pytest.raises(ValueError, match="pad: expected one of"):
         PatchIn(Layout(10, 9, 2), 1, 4, "mirror")
+    with pytest.raises(ValueError, match="channels: expected 1 or more"):
+        PatchIn(Layout(10, 9, 1), 0, 4)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,8 @@ def test_samples_are_as_many_as_asked():
     model.backbone.register_forward_pre_hook(lambda _, args: counts.append(args[1].shape[1]))
     model(graphs), model(graphs, k=5)
     assert counts == [3, 5]
+    with pytest.raises(ValueError, match="k: expected 1 or more, got 0"):
+        model(graphs, k=0)
 
 
 DEVICES = [

@@ -97,6 +97,12 @@ def test_beit_with_masked_tokens_is_beit_without_them():
     torch.testing.assert_close(model.norm(x)[:, 1:], features)
 
 
+@pytest.mark.parametrize("name", ["vit_relpos_small_patch16_224", "eva02_tiny_patch14_224"])
+def test_patch_dropout_is_refused_where_it_would_do_nothing(name):
+    with pytest.raises(ValueError, match="patch_dropout: expected 0 for an encoder without a place for it"):
+        VisionEncoder(name, patch_dropout=0.5, encoder_options={"depth": 1})
+
+
 def test_patch_dropout_needs_a_pooled_output():
     vision = {"backbone": "vit", "encoder_options": SMALL, "patch_dropout": 0.5}
     with pytest.raises(ValueError, match="patch_dropout: expected 0 where the output"):
@@ -152,3 +158,17 @@ def test_language_encoders_of_other_shapes(tmp_path):
     assert encoder.tokens == 9 and encoder(torch.randn(2, 9, 12))[1].shape == (2, 12)
     with pytest.raises(ValueError, match="tokens: expected at most 9"):
         LanguageEncoder(tmp_path, pretrained=False, tokens=10)
+
+
+def test_language_encoders_of_other_families(tmp_path):
+    """Positions that begin behind the padding's, a width of embeddings by another name, an encoder with a decoder."""
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+    mpnet = {"model_type": "mpnet", "hidden_size": 12, "max_position_embeddings": 17, "pad_token_id": 1, **small}
+    encoder = LanguageEncoder(config_folder(tmp_path, **mpnet), pretrained=False)
+    assert encoder.tokens == 9 and encoder(torch.randn(2, 9, 12))[0].shape == (2, 9, 12)
+    rembert = {"model_type": "rembert", "hidden_size": 12, "input_embedding_size": 8, **small}
+    encoder = LanguageEncoder(config_folder(tmp_path, **rembert), pretrained=False, tokens=4)
+    assert encoder(torch.randn(2, 4, 8))[1].shape == (2, 12)
+    t5 = {"model_type": "t5", "d_model": 12, "d_kv": 6, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 30}
+    encoder = LanguageEncoder(config_folder(tmp_path, **t5), pretrained=False, tokens=4)
+    assert encoder(torch.randn(2, 4, 12))[1].shape == (2, 12)

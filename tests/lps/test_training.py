@@ -1,6 +1,8 @@
 """The training loop: resumes bit for bit, refuses damaged checkpoints, learns, stops, and runs in several processes."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -44,6 +46,14 @@ class Noisy(nn.Module):
         noise = torch.randn(k, *rows.x.shape).mean(0)
         prediction = self.net(rows.x + 0.1 * noise)[:, 0]
         return Output(prediction, prediction.square().mean())
+
+
+class Spare(Noisy):
+    """The same with a part that no prediction is read from, as the pooled token of many encoders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(3, 3)
 
 
 class Moved(Noisy):
@@ -194,6 +204,12 @@ def test_finished_run_is_tested_with_more_samples(tmp_path):
         make(tmp_path, epochs=2, eval_samples=50).run()
 
 
+def test_a_run_out_of_patience_is_tested_with_more_samples(tmp_path):
+    few = {"folder": tmp_path, "lr": 0.0, "epochs": 50, "patience": 2}
+    first, again = make(**few).run(), make(**few, eval_samples=50).run()
+    assert again["epochs"] == first["epochs"] < 50 and again["test"] != first["test"]
+
+
 def test_warms_up_and_decays():
     trainer = make(epochs=4, warmup_epochs=2.0)
     rates = [trainer._rate(step) for step in range(21)]
@@ -212,6 +228,21 @@ def test_stops_where_nothing_gets_better():
     assert result["epochs"] < 50
     scores = [row["valid_loss"] for row in result["history"]]
     assert scores[-4] == min(scores) or scores.index(min(scores)) == len(scores) - 4
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_diverged_epoch_is_never_the_best(maximize):
+    trainer = make()
+    trainer.task = dataclasses.replace(trainer.task, maximize=maximize)
+    for value in (math.nan, 0.5, math.nan):
+        trainer._keep_best({"loss": value})
+    assert trainer.best == 0.5 and trainer.waited == 1
+
+
+def test_patience_counts_epochs():
+    result = make(lr=0.0, epochs=50, patience=4, eval_every=2).run()
+    evaluated = [row["valid_loss"] for row in result["history"] if "valid_loss" in row]
+    assert result["epochs"] < 50 and evaluated[-3] == min(evaluated)
 
 
 def test_best_epoch_is_tested():
@@ -241,10 +272,10 @@ def test_runs_in_two_processes(tmp_path):
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_training as t, torch\n"
-        "trainer = t.make(sys.argv[1], epochs=3)\n"
+        "trainer = t.make(sys.argv[1], t.Spare, epochs=3)\n"
         "trainer.run()\n"
         "from lps.experiments.processes import gather\n"
-        "first, second = gather([p.detach().clone() for p in trainer.model.parameters()])\n"
+        "first, second = gather(list(trainer.model.state_dict().values()))\n"
         "assert all(map(torch.equal, first, second)), 'the processes went apart'\n"
         "a, b = gather(torch.rand(1))\n"
         "assert not torch.equal(a, b), 'the processes draw the same'\n"

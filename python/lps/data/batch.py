@@ -70,6 +70,8 @@ class Graphs:
         x = torch.zeros(b, n, features[0].shape[1])
         adjacency = torch.zeros(b, n, n, *([] if attributes is None else [attributes[0].shape[1]]))
         for i, (e, f) in enumerate(zip(edges, features, strict=True)):
+            if e.dim() != 2 or e.shape[0] != 2 or bool(((e < 0) | (e >= f.shape[0])).any()):
+                raise ValueError(f"edges: expected numbers (2, e) below {f.shape[0]}, the nodes of graph {i}")
             x[i, : f.shape[0]] = f
             adjacency[i, e[0], e[1]] = 1.0 if attributes is None else attributes[i].to(adjacency)
         return cls(x, adjacency, sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lps.data.files import DataError, folder
+from lps.data.files import DataError, alone, folder
 from lps.data.ragged import RaggedGraphs
 from lps.data.synthetic import CONTACT_EDGES, CONTACT_NODES, PEPTIDE_EDGES, PEPTIDE_NODES
 
@@ -27,7 +27,8 @@ def benchmark(name: str, split: str, data: str | None = None) -> RaggedGraphs:
     def load():
         from torch_geometric import datasets
 
-        return getattr(datasets, loader)(root, title, "val" if split == "valid" else split)
+        with alone(root):
+            return getattr(datasets, loader)(root, title, "val" if split == "valid" else split)
 
     return read(load, title, **fields)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -19,6 +22,18 @@ def folder(data: str | None = None) -> Path:
     if not Path(name).is_dir():
         raise DataError(f"data: expected a folder, {name} is none")
     return Path(name)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """One process at a time in a folder, where its file system has locks: torchrun's would all download into it."""
+    held = os.open(root, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def find(name: str, sha256: str, data: str | None = None) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lps import data
 from lps.experiments.build import build
+from lps.experiments.config import choose
 from lps.groups import Canonical
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seed": 777,
         "samples": 100,
         "most_samples": 3000,
-        "backbone": "mlp",
+        "backbone": "mlp",  # or gin_id
         "noise_scale": 1.0,
         "tau": 0.01,
         "score_layers": 3,
@@ -33,16 +34,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {"samples": 100, "most_samples": 300},
 }
 SIZES = {"n": 25, "node_channels": 1, "out_channels": 1, "order_in": "edges", "order_out": 1}
+BACKBONES = {"mlp": {"hidden": (2048, 4096, 2048)}, "gin_id": {"hidden": 64}}
 
 
 @torch.no_grad()
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Spreads of the sampled, the well-sampled and the canonical outputs."""
     graphs, names, orbits = data.automorphic()
-    model = build(config, **SIZES, hidden=(2048, 4096, 2048)).eval()
+    model = build(config, **SIZES, **choose("backbone", config["backbone"], BACKBONES)).eval()
     outputs = {f"ps, k = {config['samples']}": model(graphs, k=config["samples"]).prediction}
-    chunks = [model(graphs, k=100).prediction for _ in range(config["most_samples"] // 100)]
-    outputs[f"ps, k = {100 * len(chunks)}"] = torch.stack(chunks).mean(0)
+    size = min(100, config["most_samples"])  # at a time
+    chunks = [model(graphs, k=size).prediction for _ in range(config["most_samples"] // size)]
+    outputs[f"ps, k = {size * len(chunks)}"] = torch.stack(chunks).mean(0)
     outputs["ps, k = 1"] = model(graphs, k=1).prediction
     model.distribution = Canonical(model.distribution)
     outputs["canonical"] = model(graphs, k=1).prediction

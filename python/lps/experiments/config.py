@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def parse(arguments: Sequence[str], presets: dict[str, dict[str, Any]]) -> dict[
     >>> parse(["--lr", "0.1", "preset=small"], {"paper": {"lr": 1.0, "epochs": 9}, "small": {"epochs": 2}})
     {'lr': 0.1, 'epochs': 2}
     """
-    given = dict(_pairs(list(arguments)))
+    given = pairs(arguments)
     name = given.pop("preset", "paper")
     if name not in presets:
         raise ConfigError(f"preset: expected one of {', '.join(presets)}, got {name!r}")
@@ -35,27 +36,40 @@ def parse(arguments: Sequence[str], presets: dict[str, dict[str, Any]]) -> dict[
     return settings
 
 
-# Settings with few values, and those that have to be at least 1.
+# Settings with few values, and the least of those that have one.
 WORDS = {
     "optimizer": ("adam", "adamw"),
     "precision": ("fp32", "bf16"),
     "group": ("prob", "uniform", "canonical", "frame"),
 }
 COUNTS = ("epochs", "batch_size", "samples", "eval_samples", "eval_every", "repeats", "most_samples")
-COUNTS += ("train_count", "valid_count", "test_count", "count")
+COUNTS += ("train_count", "valid_count", "test_count", "count", "score_layers", "score_hidden", "hidden", "layers")
+SIZES = ("lr", "group_rate", "weight_decay", "clip", "warmup_epochs", "max_steps", "patience")
+SIZES += ("noise_scale", "data_seed")
+LEAST = {**dict.fromkeys(COUNTS, 1), **dict.fromkeys(SIZES, 0)}
 
 
 def _check(settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key in WORDS and value not in WORDS[key]:
             raise ConfigError(f"{key}: expected one of {', '.join(WORDS[key])}, got {value!r}")
-        if key in COUNTS and value < 1:
-            raise ConfigError(f"{key}: expected 1 or more, got {value}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}: expected a finite number, got {value}")
+        if key in LEAST and value < LEAST[key]:
+            raise ConfigError(f"{key}: expected {LEAST[key]} or more, got {value}")
+        if key == "stand_in" and value != 0 and value < 4:
+            raise ConfigError(f"stand_in: expected 4 graphs or more, so that every split has one, or 0, got {value}")
         if key == "seed" and not 0 <= value < 2**32:
             raise ConfigError(f"seed: expected 0 to {2**32 - 1}, got {value}")
 
 
-def _pairs(arguments: list[str]):
+def pairs(arguments: Sequence[str]) -> dict[str, str]:
+    """Keys and values as they are written, the last of a key that comes twice.
+
+    >>> pairs(["--max-steps", "7", "lr=1e-3"])
+    {'max_steps': '7', 'lr': '1e-3'}
+    """
+    arguments, given = list(arguments), {}
     while arguments:
         first = arguments.pop(0)
         key, equals, value = first.removeprefix("--").partition("=")
@@ -63,7 +77,8 @@ def _pairs(arguments: list[str]):
             if not first.startswith("--") or not arguments:
                 raise ConfigError(f"{first}: expected key=value or --key value")
             value = arguments.pop(0)
-        yield key.replace("-", "_"), value
+        given[key.replace("-", "_")] = value
+    return given
 
 
 def _read(key: str, text: str, kind: type) -> Any:

@@ -10,13 +10,17 @@ from typing import Any
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw; 2 after a line of usage where the arguments are wrong."""
+    """Draw; 2 after a line where the arguments are wrong."""
     if len(arguments) < 3:
         print(__doc__, file=sys.stderr)
         return 2
     score, *files, picture = arguments
-    results = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
-    draw(results, score, picture)
+    try:
+        results = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+        draw(results, score, picture)
+    except (ValueError, OSError) as error:
+        print(f"lps curves: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -24,6 +28,9 @@ def draw(results: list[dict[str, Any]], score: str, picture: str) -> None:
     """Validation scores by epoch, one line a result and a colour a model, and beside them the training loss."""
     import matplotlib.pyplot as plt
 
+    rows = [row for result in results for row in result.get("history", [])]
+    if not any(f"valid_{score}" in row for row in rows):
+        raise ValueError(f"SCORE: expected one that a line of results has a learning curve of, got {score!r}")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4))
     drawn: dict[str, str] = {}  # label -> colour: runs that differ in their seed look alike
     for result in results:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lps import data
 from lps.experiments import task, training
 from lps.experiments.build import build
+from lps.experiments.config import choose
 
 PAPER = {
     **task.SETTINGS,
@@ -49,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper_gnn_canonical": {**GNN, **CANONICAL},
     "small": {**GNN, "epochs": 20, "samples": 4, "eval_samples": 4, "valid_count": 500, "test_count": 500},
 }
+BACKBONES = {"transformer": {}, "gnn": {}}  # whose settings are the run's
 SIZES = {"data": "particles", "n": 5, "node_channels": 6, "edge_channels": 2, "out_channels": 3}
 
 
@@ -71,7 +73,7 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and test the epoch with the least validation error."""
-    model = build(config, **SIZES)
+    model = build(config, **SIZES, **choose("backbone", config["backbone"], BACKBONES))
     return training.Trainer(config, model, task.Task(**splits(config), loss=F.mse_loss, score=score)).run()
 
 

@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is this process's GPU where there is one. Joins torchrun's group, if any."""
+    """The device of that name, "auto" and "cuda" this process's own GPU, if any. Joins torchrun's group."""
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: expected auto, cpu, cuda or another that torch knows, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected one that this machine has, got {name!r}")
+        if device.type == "cuda":
+            rank = int(os.environ.get("LOCAL_RANK", 0))
+            device = torch.device("cuda", rank if device.index is None else device.index)
+            torch.cuda.set_device(device)  # nccl gathers objects on the current one
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device: expected auto, cpu, cuda or another that this machine has, got {name!r}") from None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
@@ -40,6 +43,12 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give each of torchrun's processes the buffers of the first: batch statistics go apart between two steps."""
+    for buffer in model.buffers() if distributed.is_initialized() else ():
+        distributed.broadcast(buffer, 0)
 
 
 def gather(mine: Any) -> list:

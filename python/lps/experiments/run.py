@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 import lps_kernels
-from lps.experiments.config import ConfigError, parse
+from lps.experiments.config import ConfigError, pairs, parse
 
 NAMES = (
     "automorphism",
@@ -38,11 +39,12 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if any(a in ("-h", "--help", "help") for a in arguments):
         return show(name)
-    files = [a.removeprefix("results=") for a in arguments if a.startswith("results=")]
     try:
-        for path in files:
-            open(path, "a").close()  # one that can't be written is told before the run, not after it
-        result = run(name, [a for a in arguments if not a.startswith("results=")])
+        given = pairs(arguments)
+        file = given.pop("results", "")
+        if file:
+            open(file, "a").close()  # one that can't be written is told before the run, not after it
+        result = run(name, [f"{key}={value}" for key, value in given.items()])
     except (
         ValueError,
         OSError,
@@ -54,8 +56,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         print(f"lps {name}: stopped; the same command with the same out= goes on", file=sys.stderr)
         return 130
     if int(os.environ.get("RANK", 0)) == 0:
-        for path in files:
-            with open(path, "a") as lines:
+        if file:
+            with open(file, "a") as lines:
                 lines.write(json.dumps(result) + "\n")
         print(json.dumps({k: v for k, v in result.items() if k != "history"}))
     return 0
@@ -69,7 +71,7 @@ def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     result = module.run(config)
     return {
         "experiment": name,
-        "command": " ".join(["python -m", f"lps.experiments.{name}", *arguments]),
+        "command": shlex.join(["python", "-m", f"lps.experiments.{name}", *arguments]),
         **{"config": config, **result},
         "wall_seconds": round(time.perf_counter() - start, 1),
         "versions": versions(),
@@ -101,7 +103,7 @@ def show(name: str) -> int:
     """Print an experiment's presets and settings."""
     module = find(name)
     print((module.__doc__ or "").strip(), "\n")
-    print(f"python -m lps.experiments.{name} [preset={'|'.join(module.PRESETS)}] [key=value ...]")
+    print(f"python -m lps.experiments.{name} [preset={'|'.join(module.PRESETS)}] [results=FILE] [key=value ...]")
     for key, value in module.PRESETS["paper"].items():
         print(f"  {key}={value}")
     return 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lps.data import Graphs
+from lps.experiments.processes import pick_device
 
 THRESHOLD = 1e-3  # as published: two graphs are told apart where their embeddings differ by more, in the 1-norm
 
@@ -31,9 +32,9 @@ SETTINGS: dict[str, Any] = {
 @torch.no_grad()
 def embed(model: nn.Module, graphs: Graphs, config: dict[str, Any]) -> Tensor:
     """(graphs, c) predictions of a model that is not training."""
-    model = model.to(config["device"]).eval()
-    size = config["batch_size"]
-    parts = [graphs[i : i + size].to(config["device"]) for i in range(0, len(graphs), size)]
+    device, size = pick_device(config["device"]), config["batch_size"]
+    model = model.to(device).eval()
+    parts = [graphs[i : i + size].to(device) for i in range(0, len(graphs), size)]
     return torch.cat([model(part, k=config["samples"]).prediction.flatten(1).cpu() for part in parts])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from lps.experiments import checkpoint
-from lps.experiments.processes import gather, pick_device, seed_all
+from lps.experiments.processes import gather, pick_device, seed_all, share_buffers
 from lps.experiments.task import Split, Task
 
 PROGRESS = ("epoch", "step", "seconds", "best", "waited", "history")  # of a run, what a checkpoint keeps as it is
@@ -30,7 +32,8 @@ class Trainer:
         self.device = pick_device(config["device"])
         self.model = self.net = model.to(self.device)
         if self.world > 1:
-            self.net = nn.parallel.DistributedDataParallel(model)
+            # A base model may have parts for a pooled token that is not wanted.
+            self.net = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config["optimizer"]]
         rate = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
         parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
@@ -59,15 +62,14 @@ class Trainer:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._resume()
-        quiet = self.rank > 0
-        writer = None
-        if self.folder and not quiet:
+        writer, console = None, Console(stderr=True)  # stdout is the result's
+        if self.folder and self.rank == 0:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is wanted by runs with a folder only
 
             writer = SummaryWriter(self.folder / "tensorboard")
-        with Progress(disable=quiet, transient=True) as progress:
+        with Progress(console=console, disable=self.rank > 0 or not console.is_terminal, transient=True) as progress:
             bar = progress.add_task("training", total=self.last, completed=self.step)
-            while self.step < self.last and not self._patience_is_over():
+            while not self._is_over(self.step, self.waited):
                 row = self._epoch(lambda: progress.advance(bar))
                 progress.update(bar, description="  ".join(f"{k} {v:.4g}" for k, v in row.items()))
                 for name, value in row.items() if writer else ():
@@ -123,6 +125,7 @@ class Trainer:
     def evaluate(self, split: Split, samples: int | None = None) -> dict[str, float]:
         """Loss and scores of a split."""
         self.net.eval()
+        share_buffers(self.model)
         pairs = []
         for numbers in split.numbers[self.rank :: self.world].split(self.config["batch_size"]):
             batch, target = split.batch(numbers)
@@ -136,16 +139,16 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config["precision"] == "bf16")
 
     def _keep_best(self, scores: dict[str, float]) -> None:
-        value = scores[self.task.monitor]
-        worse = self.best is not None and (value <= self.best if self.task.maximize else value >= self.best)
-        self.waited = self.waited + 1 if worse else 0
-        if not worse:
+        value, best = scores[self.task.monitor], self.best
+        better = not math.isnan(value) and (best is None or (value > best if self.task.maximize else value < best))
+        self.waited = 0 if better else self.waited + self.config["eval_every"]
+        if better:
             self.best, self.weights = value, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
             if self.folder and self.rank == 0:
                 checkpoint.write(self.folder / "best.pt", {"epoch": self.epoch, "model": self.weights})
 
-    def _patience_is_over(self) -> bool:
-        return 0 < self.config["patience"] <= self.waited
+    def _is_over(self, step: int, waited: int) -> bool:
+        return step >= self.last or 0 < self.config["patience"] <= waited
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -161,9 +164,9 @@ class Trainer:
         state = checkpoint.latest(self.folder)
         if state is None:
             return
-        free = {"out", "device"} | (
-            {"eval_samples"} if state["step"] >= self.last else set()
-        )  # a finished run is tested
+        free = {"out", "device"}
+        if self._is_over(state["step"], state["waited"]):
+            free.add("eval_samples")  # a finished run is tested
         mine, its = ({k: v for k, v in c.items() if k not in free} for c in (self.config, state["config"]))
         if mine != its:
             changed = sorted(k for k in {*mine, *its} if mine.get(k) != its.get(k))

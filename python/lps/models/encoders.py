@@ -62,6 +62,8 @@ class VisionEncoder(nn.Module):
         self.patch_dropout = patch_dropout
         model.patch_embed = nn.Identity()
         if patch_dropout and not self.relative:
+            if not isinstance(getattr(model, "patch_drop", None), nn.Identity):  # where it would do nothing, or break
+                raise ValueError(f"patch_dropout: expected 0 for an encoder without a place for it, {encoder!r}")
             model.patch_drop = timm.layers.PatchDropout(patch_dropout, model.num_prefix_tokens)
         self.model = model
 
@@ -108,16 +110,19 @@ class LanguageEncoder(nn.Module):
             else:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(encoder))
         config = model.config
-        longest = getattr(config, "max_position_embeddings", None)
+        model = model.get_encoder() if config.is_encoder_decoder else model
+        longest = getattr(config, "max_position_embeddings", -1)
+        longest = None if longest is None or longest < 0 else longest
         if longest is None and tokens is None:
             raise ValueError("tokens: expected a number of tokens for an encoder that names no largest one")
-        if longest is not None:
-            longest -= config.pad_token_id + 1 if "roberta" in config.model_type else 0  # those come before the first
+        padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+        if longest is not None and padding is not None:
+            longest -= padding + 1  # RoBERTa and its kin count positions from there
         self.tokens = math.isqrt(longest) ** 2 if tokens is None else tokens
         if longest is not None and self.tokens > longest:
             raise ValueError(f"tokens: expected at most {longest} for this encoder, got {tokens}")
+        self.width_in, self.width = model.get_input_embeddings().weight.shape[1], config.hidden_size
         model.set_input_embeddings(nn.Identity())
-        self.width_in, self.width = getattr(config, "embedding_size", config.hidden_size), config.hidden_size
         self.model = model
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,8 @@ class PatchIn(nn.Module):
         super().__init__()
         if pad not in PADDING:
             raise ValueError(f"pad: expected one of {', '.join(PADDING)}, got {pad!r}")
+        if channels < 1:
+            raise ValueError("channels: expected 1 or more; without features of nodes order_in is 'edges' or 2")
         longest = {"reflect": layout.n - 1, "circular": layout.n}.get(pad, max(layout.sides))
         if max(layout.sides) > longest:
             raise ValueError(f"pad: {pad!r} can add at most {longest} nodes to {layout.n}, not {max(layout.sides)}")

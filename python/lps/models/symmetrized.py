@@ -57,7 +57,10 @@ class SymmetrizedModel(nn.Module):
         self.order_in, self.order_out, self.n_samples = order_in, order_out, n_samples
 
     def forward(self, batch: Graphs | Particles, k: int | None = None) -> Output:
-        g, entropy = self.distribution(batch, self.n_samples if k is None else k)
+        k = self.n_samples if k is None else k
+        if k < 1:
+            raise ValueError(f"k: expected 1 or more, got {k}")
+        g, entropy = self.distribution(batch, k)
         return Output(self.predict(batch, g), entropy)
 
     def predict(self, batch: Graphs | Particles, g: lk.GroupElement) -> Tensor:
