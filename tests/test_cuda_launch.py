@@ -92,6 +92,11 @@ def test_the_score_gradient_of_edges(b, n, c):
     testing.assert_gradients_match(op, "cuda", args, [op.parameters.index(name) for name in ("t", "row", "col")])
 
 
+@pytest.mark.parametrize(("n", "c"), [(188, 1), (140, 4)], ids=["by strips", "by parts"])
+def test_nodes_beside_edges(n, c):
+    check("sample_permute", b=1, k=1, n=n, c=c, n_iter=2, scores="tied", ragged=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int16, torch.int64, torch.complex64], ids=str)
 def test_features_that_only_move(dtype):
     x = torch.randint(0, 2, (2, 9, 9, 3)).to("cuda", dtype)
