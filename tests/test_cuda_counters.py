@@ -52,6 +52,7 @@ EDGE_GRADIENTS = (
     ({"n": 33, "c": 3, "k": 1}, torch.float32, 1.1),
     ({"n": 60, "c": 4, "k": 1}, torch.bfloat16, 1.05),
     ({"n": 188, "c": 1, "k": 1}, torch.float32, 1.3),
+    ({"n": 188, "c": 1, "k": 1}, torch.bfloat16, 1.1),
 )
 
 

@@ -85,10 +85,14 @@ def test_features_of_any_shape(name, n, c, order):
             check(name, dtype, b=2, k=3, n=n, c=c, order=order, **options)
 
 
-@pytest.mark.parametrize(("b", "n", "c"), [(2, 33, 2), (64, 100, 2)], ids=["all lines at once", "by strips"])
-def test_the_score_gradient_of_edges(b, n, c):
+@pytest.mark.parametrize(
+    ("b", "n", "c", "dtype"),
+    [(2, 33, 2, torch.float64), (64, 100, 2, torch.float64), (2, 33, 3, torch.float16), (2, 70, 1, torch.bfloat16)],
+    ids=["all lines at once", "by strips", "half", "bfloat16"],
+)
+def test_the_score_gradient_of_edges(b, n, c, dtype):
     op = OPS["permute"]
-    args = testing.arguments(op, testing.Case(b=b, k=1, n=n, c=c, order=2, scores="tied"), torch.float64, "cuda")
+    args = testing.arguments(op, testing.Case(b=b, k=1, n=n, c=c, order=2, scores="tied"), dtype, "cuda")
     testing.assert_gradients_match(op, "cuda", args, [op.parameters.index(name) for name in ("t", "row", "col")])
 
 
