@@ -49,9 +49,10 @@ def test_reads_and_writes_once(name, order):
 # of 188 lines of float32 those that do not fit in shared memory are read twice.
 EDGE_GRADIENTS = (
     ({"n": 33, "c": 16, "k": 2}, torch.float32, 1.05),
-    ({"n": 33, "c": 3, "k": 1}, torch.float32, 1.3),
+    ({"n": 33, "c": 3, "k": 1}, torch.float32, 1.1),
     ({"n": 60, "c": 4, "k": 1}, torch.bfloat16, 1.05),
-    ({"n": 188, "c": 1, "b": 64, "k": 1}, torch.float32, 1.95),
+    ({"n": 188, "c": 1, "k": 1}, torch.float32, 1.3),
+    ({"n": 188, "c": 1, "k": 1}, torch.bfloat16, 1.1),
 )
 
 

@@ -85,11 +85,20 @@ def test_features_of_any_shape(name, n, c, order):
             check(name, dtype, b=2, k=3, n=n, c=c, order=order, **options)
 
 
-@pytest.mark.parametrize(("b", "n", "c"), [(2, 33, 2), (64, 100, 2)], ids=["all lines at once", "by strips"])
-def test_the_score_gradient_of_edges(b, n, c):
+@pytest.mark.parametrize(
+    ("b", "n", "c", "dtype"),
+    [(2, 33, 2, torch.float64), (64, 100, 2, torch.float64), (2, 33, 3, torch.float16), (2, 70, 1, torch.bfloat16)],
+    ids=["all lines at once", "by strips", "half", "bfloat16"],
+)
+def test_the_score_gradient_of_edges(b, n, c, dtype):
     op = OPS["permute"]
-    args = testing.arguments(op, testing.Case(b=b, k=1, n=n, c=c, order=2, scores="tied"), torch.float64, "cuda")
+    args = testing.arguments(op, testing.Case(b=b, k=1, n=n, c=c, order=2, scores="tied"), dtype, "cuda")
     testing.assert_gradients_match(op, "cuda", args, [op.parameters.index(name) for name in ("t", "row", "col")])
+
+
+@pytest.mark.parametrize(("n", "c"), [(188, 1), (140, 4)], ids=["by strips", "by parts"])
+def test_nodes_beside_edges(n, c):
+    check("sample_permute", b=1, k=1, n=n, c=c, n_iter=2, scores="tied", ragged=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int16, torch.int64, torch.complex64], ids=str)

@@ -25,7 +25,7 @@ MOST = {
     "random_orthogonal": (1, 0),
     "random_permutation": (1, 0),
     "rotate": (1, 2),
-    "sample_permute": (3, 5),
+    "sample_permute": (2, 3),
     "sample_rotate": (1, 4),
     "soft_sort": (1, 1),
 }

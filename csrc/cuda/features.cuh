@@ -16,6 +16,9 @@ struct Shape {
   int64_t inner() const {  // channels behind the first node axis
     return order == 2 ? n * c : c;
   }
+  Shape of_nodes(const Tensor& x) const {  // of the same graphs
+    return {b, k, n, x.size(x.dim() - 1), 1, perm, num_nodes};
+  }
 };
 
 inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const OptionalTensor& num_nodes,

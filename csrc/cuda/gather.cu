@@ -21,11 +21,37 @@ __global__ void gather_nodes_kernel(Gather g, S scale, const P* x, P* y, int64_t
   y[first + threadIdx.x] = value;
 }
 
+// Nodes that blocks from `first` on move, unit by unit, beside others that move edges.
+template <class P>
+struct NodeMoves {
+  using Unit = std::conditional_t<sizeof(P) == 16, uint32_t, P>;
+  Gather g;
+  const Unit* x;
+  Unit* y;
+  int64_t first, count;
+
+  __device__ void move(int64_t at) const {
+    const int64_t position = at / g.packs, row = position / g.n;
+    const int rank = static_cast<int>(position - row * g.n), part = static_cast<int>(at - position * g.packs);
+    Unit value{};
+    if (rank < count_nodes(g.num_nodes, row / g.k, g.n)) {
+      value = x[(g.source(row) * g.n + g.node(row, rank)) * g.packs + part];
+    }
+    y[at] = value;
+  }
+};
+
 // y[row, r, s] = x[perm[r], perm[s]], a warp a line. Lines are read and written in order, the permutation happens in
 // shared memory. indices: how many of them are shared, n or 0; line_bytes: the same of a line.
 template <class P, class S>
-__global__ void gather_edges_kernel(Gather g, S scale, const P* x, P* y, int lines, int indices, int staged) {
+__global__ void gather_edges_kernel(Gather g, S scale, const P* x, P* y, int lines, int indices, int staged,
+                                    NodeMoves<P> nodes_too) {
   extern __shared__ char shared[];
+  if (blockIdx.x >= nodes_too.first) {
+    const int64_t at = (blockIdx.x - nodes_too.first) * blockDim.x + threadIdx.x;
+    if (at < nodes_too.count) nodes_too.move(at);
+    return;
+  }
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
   const int groups = (g.n + lines - 1) / lines, line = g.n * g.packs;
   const int64_t row = blockIdx.x / groups;
@@ -88,7 +114,8 @@ Tensor inverse_of(const Shape& s, const Tensor& perm) {
 }
 
 template <class P, class S>
-void launch_gather(const Shape& s, const Tensor& like, Gather g, const S& scale, const void* x, void* y) {
+void launch_gather(const Shape& s, const Tensor& like, Gather g, const S& scale, const void* x, void* y,
+                   const OptionalNodes& nodes = std::nullopt) {
   const P* from = static_cast<const P*>(x);
   P* to = static_cast<P*>(y);
   if (s.order == 1) {
@@ -100,15 +127,27 @@ void launch_gather(const Shape& s, const Tensor& like, Gather g, const S& scale,
   const int64_t line = s.n * g.packs, indices = s.n <= kIndices ? s.n : 0;
   const int64_t staged = line * static_cast<int64_t>(sizeof(P)) <= kLineBytes / 4 ? line : 0;
   const int64_t lines = std::clamp<int64_t>((16 << 10) / std::max<int64_t>(line, 1), 4, 64), threads = 128;
-  launch("gather_edges_kernel", gather_edges_kernel<P, S>, like, s.rows() * blocks(s.n, lines), threads,
-         threads / kWarp * staged * sizeof(P) + indices * sizeof(int), g, scale, from, to, lines, indices, staged);
+  using Unit = typename NodeMoves<P>::Unit;
+  NodeMoves<P> too{g, nullptr, nullptr, s.rows() * blocks(s.n, lines), 0};
+  if (nodes) {
+    const int64_t bytes = nodes->to.size(nodes->to.dim() - 1) * nodes->to.element_size();
+    too.g.packs = static_cast<int>(bytes / sizeof(Unit)), too.count = s.rows() * s.n * too.g.packs;
+    too.x = static_cast<const Unit*>(nodes->from.const_data_ptr());
+    too.y = static_cast<Unit*>(nodes->to.mutable_data_ptr());
+  }
+  launch("gather_edges_kernel", gather_edges_kernel<P, S>, like, too.first + blocks(too.count, threads), threads,
+         threads / kWarp * staged * sizeof(P) + indices * sizeof(int), g, scale, from, to, lines, indices, staged, too);
 }
 
 // y[row, r] = x[perm[r]] or x[inverse[r]], bits alone. each: x has samples.
-void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& inverse, bool each) {
+void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& inverse, bool each,
+          const OptionalNodes& nodes) {
   if (y.numel() == 0) return;
+  const auto fits = [](const Tensor& from, const Tensor& to, int64_t size) {
+    return from.size(from.dim() - 1) * from.element_size() % size == 0 && aligned(from.const_data_ptr(), size) &&
+           aligned(to.const_data_ptr(), size);
+  };
   const int64_t bytes = s.c * x.element_size();
-  const void *from = x.const_data_ptr(), *to = y.mutable_data_ptr();
   const auto with = [&](auto pack) {
     using P = decltype(pack);
     const Gather g{inverse ? nullptr : s.perm,
@@ -118,12 +157,13 @@ void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor
                    static_cast<int>(s.n),
                    static_cast<int>(bytes / sizeof(P)),
                    each};
-    launch_gather<P>(s, x, g, NoScale(), x.const_data_ptr(), y.mutable_data_ptr());
+    const bool together = nodes && fits(nodes->from, nodes->to, sizeof(typename NodeMoves<P>::Unit));
+    if (nodes && !together) move(s.of_nodes(nodes->to), nodes->from, nodes->to, inverse, each);
+    launch_gather<P>(s, x, g, NoScale(), x.const_data_ptr(), y.mutable_data_ptr(), together ? nodes : std::nullopt);
   };
-  const auto fits = [&](int64_t size) { return bytes % size == 0 && aligned(from, size) && aligned(to, size); };
-  if (fits(16)) return with(Pack<uint32_t, 4>());
-  if (fits(4)) return with(Pack<uint32_t, 1>());
-  if (fits(2)) return with(Pack<uint16_t, 1>());
+  if (fits(x, y, 16)) return with(Pack<uint32_t, 4>());
+  if (fits(x, y, 4)) return with(Pack<uint32_t, 1>());
+  if (fits(x, y, 2)) return with(Pack<uint16_t, 1>());
   with(Pack<uint8_t, 1>());
 }
 

@@ -50,11 +50,18 @@ struct Scale {
   }
 };
 
+// Nodes that one launch moves, or sums, beside edges.
+struct Nodes {
+  Tensor from, to;
+};
+using OptionalNodes = std::optional<Nodes>;
+
 // The inverse of every permutation, (rows, n) int32.
 Tensor inverse_of(const Shape& s, const Tensor& perm);
 
 // y[row, r] = x[perm[r]] or x[inverse[r]], bits alone. each: x has samples.
-void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& inverse, bool each);
+void move(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& inverse, bool each,
+          const OptionalNodes& nodes = std::nullopt);
 
 // y[row, r] = w x[perm[r]]: the gradient of a weighted sum over samples.
 void gather_scaled(const Shape& s, const Tensor& x, const Tensor& y, const OptionalTensor& weights, double scale,
@@ -63,7 +70,7 @@ void gather_scaled(const Shape& s, const Tensor& x, const Tensor& y, const Optio
 // x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype. inverse: of perm,
 // made where it is missing.
 void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x, const OptionalTensor& weights,
-                 double scale, OptionalTensor inverse = std::nullopt);
+                 double scale, OptionalTensor inverse = std::nullopt, const OptionalNodes& nodes = std::nullopt);
 
 // grad_weights[row] = <grad x, P y> of one sample.
 void weight_gradient(const Shape& s, const Tensor& grad, const Tensor& y, const Tensor& grad_weights, bool each);

@@ -1,6 +1,7 @@
 // The ops that other ops are made of.
 #pragma once
 
+#include "cuda/gather.cuh"
 #include "cuda/soft.cuh"
 
 namespace lps::cuda {
@@ -16,15 +17,20 @@ Tensor soft_sort_backward(OptionalTensor grad_perm, OptionalTensor grad_t, Optio
 Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, OptionalTensor col,
                OptionalTensor num_nodes, double tau, int64_t order, bool hard);
 
+// Hard, of nodes and edges in one launch.
+std::pair<Tensor, Tensor> permute_both(Tensor x, Tensor edges, Tensor perm, OptionalTensor num_nodes);
+
 // Of y = P^T x: the gradient of x, and those of t, row and col with `more` added. inverse: of perm, made where it is
-// missing and wanted.
+// missing and wanted. nodes: x and the gradient of y of nodes beside edges, whose gradient is found in the same
+// launches.
 struct PermuteGradients {
-  Tensor x;
+  Tensor x, nodes;
   std::optional<SoftParts> soft;
 };
 PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tensor perm, OptionalTensor t,
                                    OptionalTensor row, OptionalTensor col, OptionalTensor num_nodes, double tau,
                                    int64_t order, bool hard, int64_t needs, const SoftMore& more,
-                                   OptionalTensor& inverse);
+                                   OptionalTensor& inverse, OptionalNodes nodes = std::nullopt,
+                                   bool need_nodes = false);
 
 }  // namespace lps::cuda

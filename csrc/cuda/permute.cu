@@ -26,6 +26,17 @@ Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, Opti
   return y;
 }
 
+std::pair<Tensor, Tensor> permute_both(Tensor x, Tensor edges, Tensor perm, OptionalTensor num_nodes) {
+  x = dense(x), edges = dense(edges), perm = dense(perm), num_nodes = dense(num_nodes);
+  const Shape of_x = shape_of("permute", x, perm, num_nodes, 1, false);
+  const Shape s = shape_of("permute", edges, perm, num_nodes, 2, false);
+  const Nodes nodes{x, empty(x, sizes_of(of_x, true))};
+  const Tensor edges_k = empty(edges, sizes_of(s, true));
+  if (edges_k.numel() == 0) move(of_x, x, nodes.to, std::nullopt, false);
+  move(s, edges, edges_k, std::nullopt, false, nodes);
+  return {nodes.to, edges_k};
+}
+
 // Of y = P^T x with a soft P: the gradient of x by rank, and those of t, row and col.
 static std::pair<Tensor, SoftParts> soft_backward(const Shape& s, const SoftParts& soft, const Tensor& x,
                                                   const Tensor& grad, double tau, const SoftMore& more) {
@@ -45,14 +56,22 @@ static std::pair<Tensor, SoftParts> soft_backward(const Shape& s, const SoftPart
 PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tensor perm, OptionalTensor t,
                                    OptionalTensor row, OptionalTensor col, OptionalTensor num_nodes, double tau,
                                    int64_t order, bool hard, int64_t needs, const SoftMore& more,
-                                   OptionalTensor& inverse) {
+                                   OptionalTensor& inverse, OptionalNodes nodes, bool need_nodes) {
   x = dense(x), perm = dense(perm), num_nodes = dense(num_nodes), t = dense(t), row = dense(row), col = dense(col);
   const Shape s = shape_of("permute_backward", x, perm, num_nodes, order, false);
   STD_TORCH_CHECK(grad_y, "permute_backward: expected a gradient");
   const Tensor grad = dense(*grad_y);
   shape_of("permute_backward", grad, perm, num_nodes, order, true);
   check_soft("permute_backward", x, perm, t, row, col, hard);
-  PermuteGradients found{needs & 1 ? empty(x) : empty(x, {0}), std::nullopt};
+  PermuteGradients found{needs & 1 ? empty(x) : empty(x, {0}), empty(x, {0}), std::nullopt};
+  Beside beside;
+  if (nodes) {
+    nodes = Nodes{dense(nodes->from), dense(nodes->to)};
+    shape_of("permute_backward", nodes->from, perm, num_nodes, 1, false);
+    const Shape of_nodes = shape_of("permute_backward", nodes->to, perm, num_nodes, 1, true);
+    beside = {by_node(nodes->from, false), by_rank(nodes->to), static_cast<int>(of_nodes.c)};
+    if (need_nodes) found.nodes = empty(nodes->from);
+  }
   Tensor back = grad;
   if (!hard) {
     std::tie(back, found.soft) = soft_backward(s, {*t, *row, *col}, x, grad, tau, more);
@@ -60,11 +79,15 @@ PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tenso
     const bool in_passing = (needs & 1) && !inverse && x.numel() > 0;
     if (in_passing) inverse = empty(perm, {s.rows(), s.n}, ScalarType::Int);
     found.soft = soft_gradient(s, {*t, *row, *col}, by_node(x, false), by_rank(grad), tau, order == 2 ? 3 : 1,
-                               std::nullopt, 1, more, in_passing ? inverse : std::nullopt);
+                               std::nullopt, 1, more, in_passing ? inverse : std::nullopt, beside);
   }
+  OptionalNodes sums;
+  if (need_nodes) sums = Nodes{nodes->to, found.nodes};
   if (needs & 1) {
     if (!inverse && x.numel() > 0) inverse = inverse_of(s, perm);
-    sum_samples(s, perm, back, found.x, std::nullopt, 1, inverse);
+    sum_samples(s, perm, back, found.x, std::nullopt, 1, inverse, sums);
+  } else if (sums) {
+    sum_samples(s.of_nodes(sums->to), perm, sums->from, sums->to, std::nullopt, 1, inverse);
   }
   return found;
 }

@@ -1,7 +1,7 @@
 // sample_permute: soft_sort, then permute of nodes and edges, and all their gradients in one call.
 //
 // Launches follow one another: a row is sorted by one warp or block, and its edges, n times as many, want to be read
-// and written by many.
+// and written by many. Where the permutation is hard, nodes go with edges.
 #include "cuda/ops.cuh"
 #include "cuda/soft.cuh"
 
@@ -18,6 +18,10 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sample_permute
                                                                                  bool hard, bool soft) {
   STD_TORCH_CHECK(hard || soft, "sample_permute: expected soft where hard is false");
   const auto [perm, t, row, col] = soft_sort(scores, seed, num_nodes, tau, n_iter, normalize, soft);
+  if (hard && edges) {
+    const auto [x_k, edges_k] = permute_both(x, *edges, perm, num_nodes);
+    return {perm, t, row, col, x_k, edges_k};
+  }
   const ScalarType dtype = compute_dtype(x.scalar_type());
   const auto part = [&](const Tensor& p) { return soft ? OptionalTensor(as(p, dtype)) : OptionalTensor(); };
   const OptionalTensor t_x = part(t), row_x = part(row), col_x = part(col);
@@ -37,6 +41,8 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
   const auto part = [&](const Tensor& p) { return soft ? OptionalTensor(as(p, dtype)) : OptionalTensor(); };
   const OptionalTensor t_x = part(t), row_x = part(row), col_x = part(col);
   OptionalTensor inverse;
+  const bool together = hard && edges && edges->numel() > 0 && grad_x_k && grad_edges_k && (needs & 5);
+  Tensor grad_x = empty(x, {0});
   const auto through = [&](const OptionalTensor& grad, const OptionalTensor& features, int64_t order, bool needed) {
     if (!features || (!needed && !need_scores)) return empty(x, {0});
     if (!grad) {
@@ -45,9 +51,12 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
     }
     const int64_t wanted = (needed ? 1 : 0) | (soft && need_scores ? 14 : 0);
     const bool in_passing = t.scalar_type() == dtype;
-    const auto [grad_features, found] =
+    const bool with_nodes = together && order == 2;
+    const auto [grad_features, grad_nodes, found] =
         permute_gradients(grad, *features, perm, t_x, row_x, col_x, num_nodes, tau, order, hard, wanted,
-                          in_passing ? SoftMore(grad_t, grad_row, grad_col) : SoftMore(), inverse);
+                          in_passing ? SoftMore(grad_t, grad_row, grad_col) : SoftMore(), inverse,
+                          with_nodes ? OptionalNodes(Nodes{x, *grad_x_k}) : std::nullopt, with_nodes && (needs & 2));
+    if (with_nodes) grad_x = grad_nodes;
     if (found && need_scores) {
       const auto add_to = [&](OptionalTensor& to, const Tensor& from) {
         to = to && !in_passing ? add(dense(*to), as(from, t.scalar_type())) : as(from, t.scalar_type());
@@ -56,7 +65,7 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
     }
     return grad_features;
   };
-  const Tensor grad_x = through(grad_x_k, x, 1, needs & 2);
+  if (!together) grad_x = through(grad_x_k, x, 1, needs & 2);
   const Tensor grad_edges = through(grad_edges_k, edges, 2, needs & 4);
   const Tensor grad_scores = soft_sort_backward(grad_perm, grad_t, grad_row, grad_col, scores, seed, num_nodes, tau,
                                                 n_iter, normalize, soft, perm, t, row, col, need_scores);

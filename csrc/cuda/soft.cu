@@ -9,6 +9,11 @@ namespace lps::cuda {
 // not by the device, so that sums are the same on any.
 constexpr int64_t kBusyBlocks = 264;
 
+// Channels of edges in a tile and what their tiles may take: where a line begins within a sector, each run of channels
+// touches one more of them, so runs are long.
+constexpr int64_t kEdgeSlots = 32;
+constexpr size_t kTileBytes = 112 << 10;
+
 // The longest row of float64 whose gradient shared memory holds.
 constexpr int64_t kWideNodes = 2048;
 
@@ -54,12 +59,12 @@ Plan plan_of(int64_t n, int64_t channels) {
 
 // The scan of one axis of features, with tiles of `slots` channels.
 static Axis axis_of(const Shape& s, int64_t which, int slots) {
-  const bool first = which == 0, edges = s.order == 2;
-  const int64_t outer = first ? 1 : s.n, inner = first && edges ? s.n * s.c : s.c;
+  const bool first = which == 0, pairs = first && s.order == 2;
+  const int64_t outer = first ? 1 : s.n, inner = pairs ? s.n * s.c : s.c;
   int log_c = 0;
   while ((1 << log_c) < slots && (int64_t{1} << log_c) < inner) ++log_c;
   const int lines = outer == 1 ? 1 : std::max(1, slots >> log_c);
-  return {first, static_cast<int>(outer), static_cast<int>(inner), lines, log_c};
+  return {first, pairs, static_cast<int>(outer), static_cast<int>(inner), lines, log_c};
 }
 
 template <class T>
@@ -80,12 +85,12 @@ Tensor add(const Tensor& a, const Tensor& b) {
 
 SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, const View& v, double tau, int axes,
                         const OptionalTensor& weights, double scale, const SoftMore& more,
-                        const OptionalTensor& inverse) {
+                        const OptionalTensor& inverse, const Beside& beside) {
   check_row_length("permute_backward", s.n, soft.t.scalar_type() == ScalarType::Double ? kWideNodes : kMaxNodes);
-  const int64_t rows = s.rows(), channels = s.inner();
+  const int64_t rows = s.rows(), channels = std::max<int64_t>(s.inner(), beside.c);
   if (axes == 3 && soft.t.numel() > 0 && channels > 0) {
     const SoftParts found{empty(soft.t), empty(soft.t), empty(soft.t)};
-    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, inverse, found)) return found;
+    if (edge_gradient(s, soft, u, v, tau, weights, scale, more, inverse, beside, found)) return found;
   }
   const int64_t parts =
       std::max<int64_t>(1, std::min((kBusyBlocks + rows - 1) / std::max<int64_t>(rows, 1), (channels + 63) / 64));
@@ -100,17 +105,23 @@ SoftParts soft_gradient(const Shape& s, const SoftParts& soft, const View& u, co
       using Team = typename decltype(type)::type;
       constexpr int E = elements;
       Plan plan = plan_of<Team, E>(s.n, channels);
-      const Axis none{true, 1, 0, 0, 0};
+      const Axis none{true, false, 1, 0, 0, 0};
+      Shape nodes = s;
+      nodes.order = 1, nodes.c = beside.c;
       const auto bytes = [&] {
         return kTeamBytes<Team> + kTotalsBytes<T, Team> +
                Workspace<T, E>::bytes(plan.length, s.n, plan.slots, plan.teams, 2, true) +
                2 * Kept<T, Team, E>::bytes(plan.length / E);
       };
+      const int fewest = plan.slots;
+      if (s.order == 2 && (axes & 1)) plan.slots = std::max<int>(fewest, std::min(power_of_two(channels), kEdgeSlots));
+      while (plan.slots > fewest && bytes() > std::min(kTileBytes, most_shared(like))) plan.slots /= 2;
       // One slot of each tile is enough for the two vectors that pass through them at first.
       while (Team::kBlock && plan.slots > 1 && bytes() > most_shared(like)) plan.slots /= 2;
       launch("soft_gradient_kernel", soft_gradient_kernel<T, Team, E>, like, rows * parts, plan.threads, bytes(),
-             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v,
+             soft_of<T>(s, soft.t, soft.row, soft.col, weights, scale, tau), u, v, beside,
              axes & 1 ? axis_of(s, 0, plan.slots) : none, axes & 2 ? axis_of(s, 1, plan.slots) : none,
+             beside.c > 0 ? axis_of(nodes, 0, plan.slots) : none,
              gradient_to<T>(cut, parts > 1 ? SoftMore() : more, inverse), parts, plan.slots,
              Workspace<T, E>::pitch_of(plan.length));
     });

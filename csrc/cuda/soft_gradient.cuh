@@ -70,14 +70,14 @@ SoftGradient<T> gradient_to(const SoftParts& to, const SoftMore& more, const Opt
 // One block a multiprocessor is asked for: without a word ptxas keeps to 128 registers and spills.
 template <class T, class Team, int E>
 __global__ void __launch_bounds__(Team::kThreads, 1)
-    soft_gradient_kernel(Soft<T> soft, View u, View v, Axis first, Axis second, SoftGradient<T> to, int parts,
-                         int slots, int pitch) {
+    soft_gradient_kernel(Soft<T> soft, View u, View v, Beside beside, Axis first, Axis second, Axis third,
+                         SoftGradient<T> to, int parts, int slots, int pitch) {
   extern __shared__ __align__(16) char shared[];
   const Team team(shared);
   const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
-  const int64_t row = blockIdx.x / parts;
-  const int part = blockIdx.x % parts;
-  const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
+  const int64_t row = blockIdx.x / static_cast<unsigned>(parts);
+  const int part = blockIdx.x % static_cast<unsigned>(parts);
+  const int nodes = count_nodes(soft.num_nodes, soft.graph(row), n);
   WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
   const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 2,
                               true, pitch);
@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
   ties.build(team, sorted, team.slot == 0);
   PairSums<T, E> sums{};
 #pragma unroll 1
-  for (int which = 0; which < 2; ++which) {
-    const Axis axis = which == 0 ? first : second;
+  for (int which = 0; which < 3; ++which) {
+    const Axis axis = which == 0 ? first : which == 1 ? second : third;
     const int items = axis.lines > 0 ? axis.items() : 0;
 #pragma unroll 1
     for (int item = part; item < items; item += parts) {
@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
 #pragma unroll 1
       for (int side = 0; side < 2; ++side) {  // one copy of what is inlined
         T* const tile = side == 0 ? space.tile_u : space.tile_v;
-        load_tile(soft, side_of(side, u, v), axis, item, row, nodes, length, space, tile);
+        const View view = which < 2 ? side_of(side, u, v) : side_of(side, beside.u, beside.v);
+        load_tile(soft, view, axis, item, row, nodes, length, space, tile);
       }
       __syncthreads();
 #pragma unroll 1

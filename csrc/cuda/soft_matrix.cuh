@@ -21,7 +21,11 @@ struct Soft {
   Temperature<T> inverse_tau;
   int64_t k;
   int n, c;
-  bool edges;
+
+  // Rows are blocks, and divisions of 64 bits are calls.
+  __device__ int64_t graph(int64_t row) const {
+    return static_cast<uint32_t>(row) / static_cast<uint32_t>(k);
+  }
 };
 
 template <class T>
@@ -37,13 +41,13 @@ Soft<T> soft_of(const Shape& s, const OptionalTensor& t, const OptionalTensor& r
           Temperature<T>(tau),
           s.k,
           static_cast<int>(s.n),
-          static_cast<int>(s.c),
-          s.order == 2};
+          static_cast<int>(s.c)};
 }
 
 // The axis that is scanned, and how channels are cut: C = 1 << log_c of inner, L of outer.
+// pairs: whether inner has another node axis of the sample.
 struct Axis {
-  bool first;
+  bool first, pairs;
   int outer, inner, lines, log_c;
 
   __host__ __device__ int slots() const {
@@ -96,13 +100,13 @@ template <class T, int E>
 __device__ __forceinline__ void load_tile(const Soft<T>& soft, const View& view, const Axis& axis, int item,
                                           int64_t row, int nodes, int length, const Workspace<T, E>& space, T* tile) {
   const int outer0 = item / axis.across() * axis.lines, inner0 = item % axis.across() << axis.log_c;
-  const int64_t sample = view.each ? row : row / soft.k;
+  const int64_t sample = view.each ? row : soft.graph(row);
   // A thread keeps its channel: a block's threads are a multiple of the channels.
   const int q = threadIdx.x & ((1 << axis.log_c) - 1), begin = threadIdx.x >> axis.log_c;
   const int step = blockDim.x >> axis.log_c;
   int at_q = inner0 + q;
   bool real_q = at_q < axis.inner;
-  if (real_q && axis.first && soft.edges) {
+  if (real_q && axis.pairs) {
     const int other = at_q / soft.c;
     real_q = other < nodes;
     if (real_q && view.gather) at_q += (space.perm[other] - other) * soft.c;
@@ -151,17 +155,18 @@ __device__ __forceinline__ void load_vectors(const Team& team, const Soft<T>& so
   }
 }
 
-// y = w after (K (before x)) along one axis of each sample, by rank.
+// y = w after (K (before x)) along one axis of each sample, by rank. Without a word ptxas keeps to 80 registers and
+// spills; five blocks of warps leave 96.
 template <class T, class Team, int E>
-__global__ void __launch_bounds__(Team::kThreads)
+__global__ void __launch_bounds__(Team::kThreads, Team::kBlock ? 1 : 5)
     soft_product_kernel(Soft<T> soft, View x, Axis axis, const T* before, const T* after, Numbers y, int parts,
                         int slots, int pitch) {
   extern __shared__ __align__(16) char shared[];
   const Team team(shared);
   const int teams = blockDim.x / team.size(), length = team.size() * E, n = soft.n;
-  const int64_t row = blockIdx.x / parts;
-  const int part = blockIdx.x % parts;
-  const int nodes = count_nodes(soft.num_nodes, row / soft.k, n);
+  const int64_t row = blockIdx.x / static_cast<unsigned>(parts);
+  const int part = blockIdx.x % static_cast<unsigned>(parts);
+  const int nodes = count_nodes(soft.num_nodes, soft.graph(row), n);
   WarpTotals<T> totals{reinterpret_cast<T*>(shared + kTeamBytes<Team>)};
   const Workspace<T, E> space(shared + kTeamBytes<Team> + kTotalsBytes<T, Team>, length, n, slots, teams, team.slot, 1,
                               false, pitch);

@@ -5,12 +5,10 @@
 
 namespace lps::cuda {
 
-// x[b, i] = sum over k of w y[b, k, inverse[i]]: a thread a pack.
+// x[b, i] = sum over k of w y[b, k, inverse[i]] of one pack.
 template <class P, class T, class To>
-__global__ void sum_nodes_kernel(Gather g, Scale<T> scale, const P* y, To* x, int64_t count) {
+__device__ __forceinline__ void sum_node(const Gather& g, const Scale<T>& scale, const P* y, To* x, int64_t at) {
   constexpr int V = sizeof(P) / sizeof(P::x[0]);
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= count) return;
   const int64_t position = at / g.packs, graph = position / g.n;
   const int node = static_cast<int>(position - graph * g.n), part = static_cast<int>(at - position * g.packs);
   T sum[V] = {};
@@ -28,12 +26,34 @@ __global__ void sum_nodes_kernel(Gather g, Scale<T> scale, const P* y, To* x, in
   x[at] = value;
 }
 
+template <class P, class T, class To>
+__global__ void sum_nodes_kernel(Gather g, Scale<T> scale, const P* y, To* x, int64_t count) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at < count) sum_node(g, scale, y, x, at);
+}
+
+// Nodes that blocks from `first` on sum, number by number, beside others that sum edges.
+template <class P, class To>
+struct NodeSums {
+  template <class Packed>
+  using One = Pack<std::remove_extent_t<decltype(Packed::x)>, 1>;
+  Gather g;
+  const One<P>* y;
+  One<To>* x;
+  int64_t first, count;
+};
+
 // The same for edges, x[b, i, l] = sum over k of w y[b, k, inverse[i], inverse[l]]: a warp a line, whose sum is in
 // shared memory, where a sample's line is added in the order in which it is read. indices: whether perm is shared.
 template <class P, class T, class To>
-__global__ void sum_edges_kernel(Gather g, Scale<T> scale, const P* y, To* x, int indices) {
+__global__ void sum_edges_kernel(Gather g, Scale<T> scale, const P* y, To* x, int indices, NodeSums<P, To> nodes_too) {
   constexpr int V = sizeof(P) / sizeof(P::x[0]);
   extern __shared__ char shared[];
+  if (blockIdx.x >= nodes_too.first) {
+    const int64_t at = (blockIdx.x - nodes_too.first) * blockDim.x + threadIdx.x;
+    if (at < nodes_too.count) sum_node(nodes_too.g, scale, nodes_too.y, nodes_too.x, at);
+    return;
+  }
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
   const int groups = (g.n + warps - 1) / warps, line = g.n * g.packs;
   const int64_t graph = blockIdx.x / groups;
@@ -96,7 +116,8 @@ __global__ void sum_long_edges_kernel(Gather g, Scale<T> scale, const P* y, To* 
 }
 
 template <class P, class T, class To>
-void launch_sum(const Shape& s, const Tensor& like, Gather g, Scale<T> scale, const void* y, void* x) {
+void launch_sum(const Shape& s, const Tensor& like, Gather g, Scale<T> scale, const void* y, void* x,
+                const OptionalNodes& nodes) {
   constexpr int V = sizeof(P) / sizeof(P::x[0]);
   const P* from = static_cast<const P*>(y);
   To* to = static_cast<To*>(x);
@@ -109,16 +130,28 @@ void launch_sum(const Shape& s, const Tensor& like, Gather g, Scale<T> scale, co
            scale, from, to, count);
   } else {
     const int64_t indices = s.n <= kIndices ? s.n : 0, warps = std::clamp<int64_t>(kLineBytes / line, 1, 8);
-    launch("sum_edges_kernel", sum_edges_kernel<P, T, To>, like, s.b * blocks(s.n, warps),
-           static_cast<int>(warps) * kWarp, warps * line + indices * sizeof(int), g, scale, from, to, indices);
+    const int64_t first = s.b * blocks(s.n, warps), threads = warps * kWarp;
+    NodeSums<P, To> too{g, nullptr, nullptr, first, 0};
+    if (nodes) {
+      const int64_t c = nodes->to.size(nodes->to.dim() - 1);
+      too.g.perm = nullptr, too.g.packs = static_cast<int>(c), too.count = s.b * s.n * c;
+      too.y = static_cast<decltype(too.y)>(nodes->from.const_data_ptr());
+      too.x = static_cast<decltype(too.x)>(nodes->to.mutable_data_ptr());
+    }
+    launch("sum_edges_kernel", sum_edges_kernel<P, T, To>, like, first + blocks(too.count, threads),
+           static_cast<int>(threads), warps * line + indices * sizeof(int), g, scale, from, to, indices, too);
   }
 }
 
 // x[perm[r]] = sum over samples of w y[sample, r], and so for edges; x and y may differ in dtype.
 void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tensor& x, const OptionalTensor& weights,
-                 double scale, OptionalTensor inverse) {
+                 double scale, OptionalTensor inverse, const OptionalNodes& nodes) {
   if (x.numel() == 0) return;
   if (!inverse) inverse = inverse_of(s, perm);
+  const int64_t line = s.inner() * (x.scalar_type() == ScalarType::Double ? 8 : 4);
+  const bool together = nodes && line <= kLineBytes && nodes->to.scalar_type() == x.scalar_type() &&
+                        nodes->from.scalar_type() == y.scalar_type();
+  if (nodes && !together) sum_samples(s.of_nodes(nodes->to), perm, nodes->from, nodes->to, weights, scale, inverse);
   const auto with = [&](auto from, auto to) {
     using F = decltype(from);
     using To = decltype(to);
@@ -131,7 +164,7 @@ void sum_samples(const Shape& s, const Tensor& perm, const Tensor& y, const Tens
       Gather by_inverse = g;
       if (s.order == 1) by_inverse.perm = nullptr;
       launch_sum<Pack<F, V>, T, Pack<To, V>>(s, x, by_inverse, {in<T>(weights), static_cast<T>(scale)},
-                                             y.const_data_ptr(), x.mutable_data_ptr());
+                                             y.const_data_ptr(), x.mutable_data_ptr(), together ? nodes : std::nullopt);
     };
     const bool wide = s.c % widest == 0 && aligned(y.const_data_ptr(), 16) && aligned(x.const_data_ptr(), 16);
     wide ? launch_packs(std::integral_constant<int, widest>()) : launch_packs(std::integral_constant<int, 1>());
