@@ -173,11 +173,11 @@ def sum_graph_kernel(
 
 def line_of(x: Tensor, n: int, order: int, sums: bool = False) -> dict | None:
     """How lines lie in a program, or None where one is too long."""
-    return _line_of(n, x.shape[-1], x.element_size(), order, sums)
+    return line_for(n, x.shape[-1], x.element_size(), order, sums)
 
 
 @functools.lru_cache(maxsize=1024)
-def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
+def line_for(n: int, c: int, size: int, order: int, sums: bool = False) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if block > LONGEST:
