@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,6 +24,8 @@ from lps_kernels.triton.sort import count_nodes, inverse
 LONGEST = 8192  # numbers of a line that a program holds
 HELD = 32 << 10  # bytes of lines of edges that it holds: perm, which each program reads, is short beside them
 SAMPLES = 8  # samples that it moves with one reading of the nodes
+# Of sums, by block and bytes of a number. Told nothing, ptxas takes 80 and 96 registers and spills 8 bytes.
+_REGISTERS = {(512, 4): {"maxnreg": 96}, (1024, 2): {"maxnreg": 104}}
 
 
 @triton.jit
@@ -238,6 +241,8 @@ def graph_for(n: int, c: int, size: int, sums: bool = False) -> dict | None:
             return None
     warps = max(1, min(block // 256, 32 if size == 2 and block > LONGEST else 16))
     lines = {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), "WIDTH": width}
+    if sums and not torch.version.hip:
+        lines |= _REGISTERS.get((block, size), {})
     return {**lines, "num_warps": warps, **OPTIONS}
 
 
