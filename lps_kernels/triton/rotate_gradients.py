@@ -30,8 +30,9 @@ from lps_kernels.triton.rotations import (
 from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import Space
 
-# By order and bytes of a number, where d = 3. Told nothing, ptxas takes 168 and 96 registers and spills 16 bytes.
-_REGISTERS = {(2, 4): {"maxnreg": 184}, (1, 2): {"maxnreg": 128}}
+# By order, bytes of a number and whether an input is one block, where d = 3. Told nothing, ptxas takes 168 and 96
+# registers and spills 16 bytes.
+_REGISTERS = {(2, 4, False): {"maxnreg": 184}, (1, 2, True): {"maxnreg": 128}}
 
 
 @entry(do_not_specialize=["n", "k", "blocks", "groups", "centers"])
@@ -148,5 +149,5 @@ def _shape(s: Space, itemsize: int, permuted: bool, totals: bool) -> tuple[int, 
     """Blocks of an input, and constants of the kernel."""
     constants = {"SHARED": s.centers == 1, "R": s.ranks(permuted), **s.lanes(itemsize, permuted)}
     if s.d == 3 and not permuted and not torch.version.hip:
-        constants |= _REGISTERS.get((s.order, itemsize), {})
+        constants |= _REGISTERS.get((s.order, itemsize, s.blocks() == 1), {})
     return s.blocks(permuted), {**constants, "WIDTH": power_of_two(s.d**2 + s.d if totals else s.d**2)}
