@@ -192,6 +192,7 @@ def table(targets: list[str], names: list[str], dtypes: list[torch.dtype]) -> It
 
 _RESULTS = {
     "registers", "spilled", "shared", "warps", "wide", "instructions", "programs_a_multiprocessor", "error", "triton",
+    "commit",
 }  # fmt: skip
 
 
@@ -207,7 +208,9 @@ def written() -> list[dict]:
 
 def write(rows: list[dict]) -> None:
     """The table on disk, with these rows for those of their names."""
-    all_rows = {name_of(r): r for r in (*written(), *({**r, "triton": triton.__version__} for r in rows))}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    new = ({**r, "triton": triton.__version__, "commit": commit} for r in rows)
+    all_rows = {name_of(r): r for r in (*written(), *new)}
     lines = ",\n".join(json.dumps(all_rows[name]) for name in sorted(all_rows))
     RESULTS.write_text(f'{{"kernels": [\n{lines}\n]}}\n')
 

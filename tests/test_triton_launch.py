@@ -41,6 +41,8 @@ def test_long_rows(name, rows, n):
     [
         ("permute", 2, 700, 5, 1),
         ("permute", 2, 20, 412, 1),
+        ("permute", 1, 600, 18, 1),
+        ("permute", 1, 2000, 9, 1),
         ("permute", 1, 20, 412, 2),
         ("inverse_permute_mean", 1, 150, 5, 2),
         ("inverse_permute_mean", 2, 20, 411, 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -59,6 +61,7 @@ def centroid_backward_kernel(grad_x, grad_center, num_nodes, n, d, c, blocks, LA
     add_share(grad_x, to_center, block, b, nodes_of(num_nodes, b, n), n, d, c, LANES, D2)
 
 
+@functools.lru_cache(maxsize=64)
 def tile_of(d: int) -> dict:
     block = power_of_two(d)
     return {"LANES": max(TILE // block, 1), "D2": block, "num_warps": WARPS}

@@ -58,7 +58,8 @@ class Entry(JITFunction):
         return functools.partial(self.run, grid=grid, warmup=False)
 
     def run(self, *args, grid, warmup, **kwargs):
-        device = driver.active.get_current_device()  # raises in a process forked after CUDA began
+        active = driver.active
+        device = active.get_current_device()  # raises in a process forked after CUDA began
         types = tuple(map(type, args))
         classes = self._classes.get(types) or self._classes_of(types)
         key = (device, types, classes(args), *kwargs, *kwargs.values())
@@ -68,7 +69,7 @@ class Entry(JITFunction):
             self._hold(key, compiled, args, kwargs)
             return compiled
         compiled, launch, function, metadata, constants = held
-        stream = driver.active.get_current_stream(device)
+        stream = active.get_current_stream(device)
         launch(grid[0], 1, 1, stream, function, metadata, None, None, None, *args, *constants)
         return compiled
 

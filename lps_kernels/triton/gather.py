@@ -16,7 +16,7 @@ from torch import Tensor
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverses_here, share
 from lps_kernels.triton.launch import OPTIONS, cdiv, on, power_of_two, programs
-from lps_kernels.triton.lines import gather_lines, line_of, sum_lines
+from lps_kernels.triton.lines import gather_lines, graph_for, line_of, sum_lines
 from lps_kernels.triton.moves import node, positions, real_nodes, weight_of
 
 _TILE = 1024  # elements a program, eight a thread in four warps
@@ -162,7 +162,7 @@ def gather(x, perm, num_nodes, out, order, each=False, weights=None, scale=None,
         x, target, scale = bits(x), bits(out), 0.0
     else:
         target = out
-    shape = line_of(x, n, order)
+    shape = graph_for(n, c, x.element_size()) if order == 1 else line_of(x, n, order)
     with on(x):
         if shape is not None:
             gather_lines(shape, x, perm, num_nodes, weights, target, b, k, each, scale, order, dtype)
@@ -189,7 +189,7 @@ def gather_sum(y, perm, num_nodes, out, order, weights=None, scale=None, dtype=N
     c, each, target = y.shape[-1], 1, out
     if dtype is None:  # every sample is a graph of its own
         y, target, scale, b, k, each = bits(y), bits(out), 0.0, b * k, 1, k
-    shape = line_of(y, n, order, sums=True)
+    shape = graph_for(n, c, y.element_size(), True) if order == 1 else line_of(y, n, order, sums=True)
     with on(y):
         if shape is not None:
             sum_lines(shape, y, perm, num_nodes, weights, target, b, k, each, scale, order, dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -74,6 +76,7 @@ def gram_schmidt_backward_kernel(
     store_rows(grad_v + first * COUNT, to_entries(g, D, M, PARTS), rows, 1, COUNT, PADDED, LANES)
 
 
+@functools.lru_cache(maxsize=1024)
 def constants(dtype: torch.dtype, d: int) -> dict:
     """Below which length, and which part of its length, a column counts as dependent on those before it."""
     info = torch.finfo(dtype)

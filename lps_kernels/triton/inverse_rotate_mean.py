@@ -144,9 +144,13 @@ def launch_inverse(
         if permuted and not s.whole(permuted):
             width, rows = s.node * y.element_size(), cdiv(s.k, chunks)
             groups, perm, inverses = share(perm, s.b * chunks, blocks, width, rows)
+        registers = {}
+        if (s.d, s.order, y.element_size()) == (3, 1, 2) and not permuted and not torch.version.hip:
+            registers["maxnreg"] = 144  # told nothing, ptxas takes 128 and spills 32 bytes
         inverse_rotate_mean_kernel[programs(s.b * chunks * groups, name)](
             x, y, q, center, perm, inverses, num_nodes, weights, s.n, s.k, s.c, blocks, groups, chunks,
             max(s.centers, 1), MEAN=mean, R=s.ranks(permuted), **s.lanes(y.element_size(), permuted), **OPTIONS,
+            **registers,
         )  # fmt: skip
     return x
 

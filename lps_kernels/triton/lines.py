@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,6 +24,8 @@ from lps_kernels.triton.sort import count_nodes, inverse
 LONGEST = 8192  # numbers of a line that a program holds
 HELD = 32 << 10  # bytes of lines of edges that it holds: perm, which each program reads, is short beside them
 SAMPLES = 8  # samples that it moves with one reading of the nodes
+# Of sums, by block and bytes of a number. Told nothing, ptxas takes 80 and 96 registers and spills 8 bytes.
+_REGISTERS = {(512, 4): {"maxnreg": 96}, (1024, 2): {"maxnreg": 104}}
 
 
 @triton.jit
@@ -49,11 +52,37 @@ def store_line(at, j, count, value, SKEW: tl.constexpr, here=True):
 
 
 @triton.jit
-def load_graph(at, j, nodes, c, line, SKEW: tl.constexpr):
+def load_graph(at, j, nodes, c, line, SKEW: tl.constexpr, part=0, WIDTH: tl.constexpr = 0):
     """A line of all nodes, padding too where threads read several numbers at once: it is not known of the real nodes'
-    end that it is no thread's middle, and numbers read one by one ask for a sector four to eight times.
+    end that it is no thread's middle, and numbers read one by one ask for a sector four to eight times. WIDTH: that
+    part of their channels alone.
     """
-    return load_line(at, j, nodes * c if SKEW else line, SKEW)
+    if WIDTH:
+        source = tl.max_contiguous(at + (j // WIDTH * c + part * WIDTH + j % WIDTH), 1)
+        here = (j < nodes * WIDTH) & (part * WIDTH + j % WIDTH < c)
+        return tl.load(source, mask=here, other=0), 0
+    else:
+        return load_line(at, j, nodes * c if SKEW else line, SKEW)
+
+
+@triton.jit
+def store_graph(at, j, n, c, line, value, SKEW: tl.constexpr, part, WIDTH: tl.constexpr):
+    if WIDTH:
+        to = tl.max_contiguous(at + (j // WIDTH * c + part * WIDTH + j % WIDTH), 1)
+        here = (j < n * WIDTH) & (part * WIDTH + j % WIDTH < c)
+        tl.store(to, value.to(at.dtype.element_ty), mask=here)
+    else:
+        store_line(at, j, line, value, SKEW)
+
+
+@triton.jit
+def parts_of(c, WIDTH: tl.constexpr):
+    """Which part of the channels a program has, and how many channels; and which of the graphs' programs it is."""
+    if WIDTH:
+        parts = tl.cdiv(c, WIDTH)
+        return tl.program_id(0) % parts, WIDTH, tl.program_id(0) // parts
+    else:
+        return 0, c, tl.program_id(0)
 
 
 @triton.jit
@@ -133,51 +162,54 @@ def sum_edges_kernel(
 def gather_graph_kernel(
     x, perm, num_nodes, weights, y, k, n, c, line, chunks, scale: tl.float64,
     EACH: tl.constexpr, DTYPE: tl.constexpr, SKEW: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """y[b, k, r] = x[b, perm[r]] of P samples, which read x once, or x[b, k, perm[r]] if EACH."""
-    chunk, graph = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
+    part, wide, item = parts_of(c, WIDTH)
+    chunk, graph = item % chunks, (item // chunks).to(tl.int64)
     j, nodes = tl.arange(0, N), count_nodes(num_nodes, graph, n)
     if not EACH:
-        held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW)
+        held, skew = load_graph(x + graph * line, j, nodes, c, line, SKEW, part, WIDTH)
     for sample in range(chunk * P, tl.minimum((chunk + 1) * P, k)):
         row = graph * k + sample
         if EACH:
-            held, skew = load_graph(x + row * line, j, nodes, c, line, SKEW)
+            held, skew = load_graph(x + row * line, j, nodes, c, line, SKEW, part, WIDTH)
         to = y + row * line
-        value = in_order(held, skew, order_of(perm + row * n, n, R), j - skew_of(to, SKEW), c, nodes)
+        value = in_order(held, skew, order_of(perm + row * n, n, R), j - skew_of(to, SKEW), wide, nodes)
         if DTYPE is not None:
             value = value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-        store_line(to, j, line, value, SKEW)
+        store_graph(to, j, n, c, line, value, SKEW, part, WIDTH)
 
 
 @entry(do_not_specialize=["k", "n", "each"])
 def sum_graph_kernel(
     y, perm, num_nodes, weights, x, k, n, c, line, each, scale: tl.float64,
-    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+    DTYPE: tl.constexpr, SKEW: tl.constexpr, N: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """x[b, perm[r]] = sum over k of w y[b, k, r]; without DTYPE there is one sample and nothing is added."""
-    graph, j = tl.program_id(0).to(tl.int64), tl.arange(0, N)
+    part, wide, item = parts_of(c, WIDTH)
+    graph, j = item.to(tl.int64), tl.arange(0, N)
     nodes, to = count_nodes(num_nodes, graph // each, n), x + graph * line
     column, total = j - skew_of(to, SKEW), tl.zeros((N,), y.dtype.element_ty if DTYPE is None else DTYPE)
     for sample in range(k):
         row = graph * k + sample
         order = inverse(order_of(perm + row * n, n, R), R)
-        held, skew = load_graph(y + row * line, j, nodes, c, line, SKEW)
-        value = in_order(held, skew, order, column, c, nodes)
+        held, skew = load_graph(y + row * line, j, nodes, c, line, SKEW, part, WIDTH)
+        value = in_order(held, skew, order, column, wide, nodes)
         if DTYPE is None:
             total = value
         else:
             total += value.to(DTYPE) * weight_of(weights, scale, row + tl.zeros((1,), tl.int64), None, DTYPE)
-    store_line(to, j, line, total, SKEW)
+    store_graph(to, j, n, c, line, total, SKEW, part, WIDTH)
 
 
 def line_of(x: Tensor, n: int, order: int, sums: bool = False) -> dict | None:
     """How lines lie in a program, or None where one is too long."""
-    return _line_of(n, x.shape[-1], x.element_size(), order, sums)
+    return line_for(n, x.shape[-1], x.element_size(), order, sums)
 
 
 @functools.lru_cache(maxsize=1024)
-def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
+def line_for(n: int, c: int, size: int, order: int, sums: bool = False) -> dict | None:
     skew = n * c * size % 32 > 0
     block = power_of_two(n * c + (32 // size if skew else 0), 32)
     if block > LONGEST:
@@ -191,11 +223,34 @@ def _line_of(n: int, c: int, size: int, order: int, sums: bool) -> dict | None:
     return {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), **lines, "num_warps": warps, **OPTIONS}
 
 
+@functools.lru_cache(maxsize=1024)
+def graph_for(n: int, c: int, size: int, sums: bool = False) -> dict | None:
+    """How a graph's nodes lie in a program: whole, or some of their channels, or None where they are too many.
+
+    Sums fill registers at half the length, so do numbers of eight bytes, and addresses of sums of two bytes that are
+    parts. Channels are whole sectors, or so many that those which they share with others are few.
+    """
+    skew, room = n * c * size % 32 > 0, LONGEST if size < 8 else LONGEST // 2
+    block, width = power_of_two(n * c + (32 // size if skew else 0), 32), 0
+    if n > LONGEST:
+        return None
+    if block > (room if sums else 2 * room):
+        width = (1 << (room // (2 * n if sums and size == 2 else n)).bit_length()) // 2
+        block, skew = power_of_two(n * width, 32), False
+        if width * size < (256 if c * size % 32 else 32):
+            return None
+    warps = max(1, min(block // 256, 32 if size == 2 and block > LONGEST else 16))
+    lines = {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), "WIDTH": width}
+    if sums and not torch.version.hip:
+        lines |= _REGISTERS.get((block, size), {})
+    return {**lines, "num_warps": warps, **OPTIONS}
+
+
 def gather_lines(shape: dict, x, perm, num_nodes, weights, y, b, k, each, scale, order, dtype) -> None:
     n, c = perm.shape[2], x.shape[-1]
     if order == 1:
-        chunks = cdiv(k, SAMPLES)
-        gather_graph_kernel[programs(b * chunks, "permute")](
+        chunks, parts = cdiv(k, SAMPLES), cdiv(c, shape["WIDTH"] or c)
+        gather_graph_kernel[programs(b * chunks * parts, "permute")](
             x, perm, num_nodes, weights, y, k, n, c, n * c, chunks, scale, each, dtype, P=SAMPLES, **shape
         )
         return
@@ -210,7 +265,9 @@ def gather_lines(shape: dict, x, perm, num_nodes, weights, y, b, k, each, scale,
 def sum_lines(shape: dict, y, perm, num_nodes, weights, x, b, k, each, scale, order, dtype) -> None:
     n, c = perm.shape[2], y.shape[-1]
     blocks, kernel, more = 1, sum_graph_kernel, ()
-    if order == 2:
+    if order == 1:
+        blocks = cdiv(c, shape["WIDTH"] or c)
+    else:
         blocks, kernel = cdiv(n, shape["P"]), sum_edges_kernel
         more = (blocks,)
     kernel[programs(b * blocks, "inverse_permute_mean")](

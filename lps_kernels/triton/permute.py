@@ -18,7 +18,7 @@ def check(what: str, x: Tensor, perm: Tensor, num_nodes: Tensor | None, order: i
     """The shapes that bound what kernels read and write."""
     b, k, n = perm.shape
     want = (b, *((k,) if samples else ()), *(n,) * order)
-    if order not in (1, 2) or x.dim() != len(want) + 1 or tuple(x.shape[:-1]) != want or perm.dtype != torch.int64:
+    if order not in (1, 2) or x.shape[:-1] != want or perm.dtype != torch.int64:
         raise ValueError(f"{what}: expected features {want} + (c,) and perm (b, k, n) int64, got {tuple(x.shape)}")
     if num_nodes is not None and num_nodes.shape != (b,):
         raise ValueError(f"{what}: expected num_nodes of shape ({b},), got {tuple(num_nodes.shape)}")

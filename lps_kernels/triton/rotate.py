@@ -62,8 +62,8 @@ def rotate_kernel(
         if center is not None and not (HELD and SHARED):
             u = shifted(v, center + (b * centers + sample % centers) * D, live, D, -1.0, LANES, THREADS)
         u = apply_matrix(m, u, D, ORDER)
-        at = y + row * row_size
-        store_vectors(at, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
+        to = y + row * row_size  # not `at`, which is of another type where y is wider
+        store_vectors(to, u, first, per, node, channel, count, n, c, COUNT, PADDED, LANES, DIRECT, SKEW)
 
 
 def rotate(x: Tensor, q: Tensor, center: Tensor | None, num_nodes: Tensor | None, order: int) -> Tensor:

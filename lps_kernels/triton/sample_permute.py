@@ -8,15 +8,17 @@ rows, where these are few; the last launch, which needs all of a row, adds them 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entries import skew_of
 from lps_kernels.triton.entry import entry
-from lps_kernels.triton.gather import bits
+from lps_kernels.triton.gather import gather_sum
 from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
-from lps_kernels.triton.lines import in_order, line_of, load_graph, order_of, store_line
+from lps_kernels.triton.lines import in_order, line_for, load_graph, order_of, store_line
 from lps_kernels.triton.moves import node
 from lps_kernels.triton.permute import check as check_features
 from lps_kernels.triton.permute import permute, permute_backward
@@ -114,7 +116,10 @@ def sample_permute(
 
 def _parts(x: Tensor, soft: bool, parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     """t, row and col in the dtype that x is computed in."""
-    return tuple(p.to(compute(x.dtype)[0]) if soft else None for p in parts)
+    dtype = compute(x.dtype)[0]
+    if not soft:
+        return (None,) * 3
+    return parts if parts[0].dtype == dtype else tuple(p.to(dtype) for p in parts)
 
 
 def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tuple[Tensor, ...]:
@@ -125,19 +130,25 @@ def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tup
     c, (dtype, inside) = x.shape[-1], compute(scores.dtype)
     perm, t = scores.new_empty(b, k, n, dtype=torch.int64), scores.new_empty(b, k, n, dtype=dtype)
     check_features("sample_permute", x, perm, num_nodes, 1, False)
-    row, col = (scores.new_empty(b, k, n if soft else 0, dtype=dtype) for _ in range(2))
-    y, sizes, line = x.new_empty(b, k, n, c), row_sizes(n, dtype), line_of(x, n, 1)
-    if line is None:
-        across = power_of_two(c)
-        shape = {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across, "R": 0}  # 16 numbers a thread
-    else:
-        shape = {"SKEW": line["SKEW"], "P": 0, "N": line["N"], "R": line["R"]}
+    length = n if soft else 0
+    row, col = scores.new_empty(b, k, length, dtype=dtype), scores.new_empty(b, k, length, dtype=dtype)
+    y = x.new_empty(b, k, n, c)
     with on(scores):
         sample_permute_kernel[programs(b * k, "sample_permute")](
-            scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, bits(x), bits(y), k, n, c,
-            n * c, 1.0 / tau, n_iter, normalize, inside, **shape, **sizes,
+            scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, x, y, k, n, c, n * c,
+            1.0 / tau, n_iter, normalize, inside, **_shape(n, c, x.element_size(), dtype),
         )  # fmt: skip
     return perm, t, row, col, y
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape(n: int, c: int, itemsize: int, dtype: torch.dtype) -> dict:
+    """Constants of the kernel and its launch."""
+    sizes, line = row_sizes(n, dtype), line_for(n, c, itemsize, 1)
+    if line is None:
+        across = power_of_two(c)
+        return {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across, "R": 0, **sizes}  # 16 a thread
+    return {"P": 0, **line, **sizes}
 
 
 def sample_permute_backward(
@@ -163,19 +174,23 @@ def sample_permute_backward(
     saved_col: Tensor,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    perm, saved = saved_perm, (saved_t, saved_row, saved_col)
-    vectors, found, through = (grad_t, grad_row, grad_col), [nothing(x), nothing(x)], soft and needs & 1
-    pairs = {1: (x, grad_x_k), 2: (edges, grad_edges_k)}
-    for order, (features, grad) in pairs.items():
-        if features is not None and grad is None and needs >> order & 1:
-            found[order - 1] = torch.zeros_like(features)
-    pairs = {order: (f, g) for order, (f, g) in pairs.items() if f is not None and g is not None}
-    for order, (features, grad) in pairs.items():
-        mask = needs >> order & 1 | (14 if through and not hard else 0)
-        if mask:
-            parts = _parts(features, soft, saved)
-            found[order - 1], *grads = permute_backward(grad, features, perm, *parts, num_nodes, tau, order, hard, mask)
-            if mask & 14:
+    what, perm, saved = "sample_permute_backward", dense(saved_perm), (saved_t, saved_row, saved_col)
+    vectors, found, pairs, through = (grad_t, grad_row, grad_col), [], {}, soft and needs & 1
+    for order, features, grad in ((1, x, grad_x_k), (2, edges, grad_edges_k)):
+        needed = features is not None and needs >> order & 1
+        if features is None or grad is None or not (needed or through):
+            found.append(torch.zeros_like(features) if needed else nothing(x))
+            continue
+        pairs[order] = features, grad = dense(features), dense(grad)
+        if hard:
+            check_features(what, features, perm, num_nodes, order, False)
+            check_features(what, grad, perm, num_nodes, order, True)
+            found.append(_to_nodes(features, grad, perm, num_nodes, order) if needed else nothing(x))
+        else:
+            mask, parts = needed | (14 if through else 0), _parts(features, soft, saved)
+            of_x, *grads = permute_backward(grad, features, perm, *parts, num_nodes, tau, order, hard, mask)
+            found.append(of_x)
+            if through:
                 vectors = [g.to(s.dtype) if v is None else v + g for v, g, s in zip(vectors, grads, saved)]
     if not needs & 1:
         return nothing(scores), *found
@@ -185,19 +200,20 @@ def sample_permute_backward(
     return soft_sort_backward(None, *vectors, *arguments, 1), *found
 
 
+def _to_nodes(features, grad, perm, num_nodes, order) -> Tensor:
+    """The gradient of hard features, a sum over samples."""
+    inside = compute(features.dtype)[1]
+    return gather_sum(grad, perm, dense(num_nodes), torch.empty_like(features), order, scale=1.0, dtype=inside)
+
+
 def _through_features(pairs, first, scores, seed, num_nodes, tau, n_iter, normalize, perm, saved) -> Tensor:
     """The gradient of scores from pairs of hard features and their gradients, by order, and those of t, row, col."""
-    what = "sample_permute_backward"
     check(scores, num_nodes)
-    scores, num_nodes, perm = dense(scores), dense(num_nodes), dense(perm)
-    for order, (features, grad) in pairs.items():
-        check_features(what, features, perm, num_nodes, order, False)
-        check_features(what, grad, perm, num_nodes, order, True)
-        check_soft(what, features, perm, *_parts(pairs[max(pairs)][0], True, saved))
-    soft = tuple(map(dense, _parts(pairs[max(pairs)][0], True, saved)))
+    scores, num_nodes, features = dense(scores), dense(num_nodes), pairs[max(pairs)][0]
+    soft = tuple(map(dense, _parts(features, True, saved)))
+    check_soft("sample_permute_backward", features, perm, *soft)
     if len({f.dtype for f, _ in pairs.values()}) > 1:  # nodes and edges are read by the same code
         pairs = {order: (f.to(soft[0].dtype), g.to(soft[0].dtype)) for order, (f, g) in pairs.items()}
-    pairs = {order: tuple(map(dense, pair)) for order, pair in pairs.items()}
     parts = soft_gradient_parts(
         *pairs[max(pairs)], perm, soft, num_nodes, tau, range(max(pairs)),
         nodes=pairs[1] if len(pairs) == 2 else (None, None), first=tuple(map(dense, first)),

@@ -7,6 +7,8 @@ programs. Larger matrices take a program each: sample_rotate_large.py.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +25,7 @@ from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import apply_matrix, lanes_of, load_vectors, nodes_of, shifted, store_vectors
 from lps_kernels.triton.sample_rotate_gradients import sample_rotate_gradients
 from lps_kernels.triton.sample_rotate_large import large_backward, large_forward
-from lps_kernels.triton.space import SAMPLES, SMALL, space_of
+from lps_kernels.triton.space import SAMPLES, SMALL, Space, space_of
 
 WHOLE = 1024  # points and channels of a graph that a program holds, four a thread in up to eight warps
 
@@ -95,28 +97,33 @@ def sample_rotate(
     check(v, x, num_nodes, k)
     v, x, num_nodes = dense(v), dense(x), dense(num_nodes)
     b, n, d, c = x.shape
-    q = x.new_empty(b, k, d, d, dtype=compute(x.dtype)[0])
-    s = space_of("sample_rotate", x, q, None, num_nodes, 1, False)
-    if d > SMALL or not q.numel() or not x.numel():
+    dtype = compute(x.dtype)[0]
+    if d > SMALL or not x.numel() or not k:
         return large_forward(v, seed, x, num_nodes, k, special, centered)
-    degenerate = torch.empty(b, k, d, dtype=torch.bool, device=x.device)
-    center = q.new_empty(b, int(centered), d)
-    y = x.new_empty(s.shape(True))
-    chunks, whole = cdiv(k, SAMPLES), centered and n * c <= WHOLE
-    lanes, blocks = s.lanes(x.element_size()), s.blocks()
-    if whole:
-        warps = max(power_of_two(n * c) // 128, lanes["num_warps"])
-        lanes = {**lanes, "LANES": power_of_two(n * c, 32 * warps), "THREADS": 32 * warps, "num_warps": warps}
-        blocks = 1
+    q, degenerate = x.new_empty(b, k, d, d, dtype=dtype), x.new_empty(b, k, d, dtype=torch.bool)
+    center, y = x.new_empty(b, int(centered), d, dtype=dtype), x.new_empty(b, k, n, d, c)
+    blocks, shape = _shape(n, d, c, x.element_size(), dtype, centered)
+    chunks = cdiv(k, SAMPLES)
     with on(x):
-        if centered and not whole:
+        if centered and not shape["WHOLE"]:
             centroid(x, num_nodes, center)
         sample_rotate_kernel[programs(b * chunks * blocks, "sample_rotate")](
             y, q, degenerate.view(torch.int8), center if centered else None, v, seed, x, num_nodes, n, k, c, blocks,
-            chunks, WHOLE=whole, SPECIAL=special, **constants(q.dtype, d), SQUARE=power_of_two(d * d),
-            SAMPLES=SAMPLES, **lanes, **OPTIONS,
+            chunks, SPECIAL=special, **shape,
         )  # fmt: skip
     return q, degenerate, center, y
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape(n: int, d: int, c: int, itemsize: int, dtype: torch.dtype, centered: bool) -> tuple[int, dict]:
+    """Blocks of a graph, and constants of the kernel and its launch."""
+    s, whole = Space(1, 1, n, d, c, 1, 0), centered and n * c <= WHOLE
+    lanes = s.lanes(itemsize)
+    if whole:
+        warps = max(power_of_two(n * c) // 128, lanes["num_warps"])
+        lanes = {**lanes, "LANES": power_of_two(n * c, 32 * warps), "THREADS": 32 * warps, "num_warps": warps}
+    shape = {"WHOLE": whole, "SQUARE": power_of_two(d * d), "SAMPLES": SAMPLES, **constants(dtype, d), **lanes}
+    return 1 if whole else s.blocks(), {**shape, **OPTIONS}
 
 
 def sample_rotate_backward(
@@ -149,11 +156,8 @@ def sample_rotate_backward(
         )  # fmt: skip
     if grad_x_k is not None and (grad_x_k.shape != s.shape(True) or grad_x_k.dtype != x.dtype):
         raise ValueError(f"sample_rotate_backward: expected {s.shape(True)} in {x.dtype}, got {tuple(grad_x_k.shape)}")
-    grad_v, grad_x, through = nothing(x), nothing(x), need_x and centered
-    if need_v:
-        grad_v = torch.empty_like(v)
-    if need_x:
-        grad_x = torch.zeros_like(x) if grad_x_k is None else torch.empty_like(x)
+    through, new = need_x and centered, torch.zeros_like if grad_x_k is None else torch.empty_like
+    grad_v, grad_x = torch.empty_like(v) if need_v else nothing(x), new(x) if need_x else nothing(x)
     with on(x):
         if not (need_v or through):
             if need_x and grad_x_k is not None:

@@ -186,11 +186,14 @@ def soft_gradient_parts(
     grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
     if perm.numel():
         lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
-        if nodes[0] is not None and 1 < lanes["W"] < 8 and lanes["E"] > 2:
-            halve(lanes)  # what tells the pairs apart takes registers, some too many
+        more = nodes[0] is not None or (len(axes) == 2 and u.element_size() == 2)
+        if more and 1 < lanes["W"] < 8 and lanes["E"] > 2:
+            halve(lanes)  # what tells the pairs apart takes registers, some too many; so do pairs of two bytes
         sizes = lanes["W"], lanes["E"], lanes["num_warps"]
         if sizes == (1, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
             lanes["maxnreg"] = 128  # told nothing, ptxas takes 96 and spills 8 bytes
+        if (*sizes, tiles["C0"]) == (2, 4, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
+            lanes["maxnreg"] = 200  # told nothing, 168 and spills 16 to 32 bytes
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, *nodes, perm, t, row, col, num_nodes, weights, *first, *grads, k, n, c, line,

@@ -76,12 +76,11 @@ def space_of(
             f"{name}: expected order 1 or 2 and q (b, k, d, d) in the computing dtype, got {order}, {q.dtype}"
         )
     b, k, d, _ = q.shape
-    if x.dim() != lead + order + 2 or x.shape[: 2 if samples else 1] != q.shape[: 2 if samples else 1]:
-        raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
-    if any(size != d for size in x.shape[lead + 1 : -1]):
+    shape = x.shape
+    if shape[:lead] != q.shape[:lead] or shape[lead + 1 : -1] != (d,) * order:
         raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
     if center is not None and (order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype):
         raise ValueError(f"{name}: expected center (b, 1 or k, d) for order 1, got {tuple(center.shape)}")
     if num_nodes is not None and (num_nodes.numel() != b or num_nodes.dtype != torch.int64):
         raise ValueError(f"{name}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")
-    return Space(b, k, x.shape[lead], d, x.shape[-1], order, 0 if center is None else center.shape[1])
+    return Space(b, k, shape[lead], d, shape[-1], order, 0 if center is None else center.shape[1])
