@@ -66,6 +66,12 @@ inline Tensor needed(const Tensor& gradient, bool need) {
   return need ? gradient : empty(gradient, {0});
 }
 
+// What else would be read beyond its end: a gradient that is not one of the output.
+inline void check_gradient(const char* op, const OptionalTensor& grad, const Tensor& like, int64_t count) {
+  STD_TORCH_CHECK(!grad || (grad->numel() == count && grad->scalar_type() == like.scalar_type()), op,
+                  ": expected a gradient of the output's size and dtype");
+}
+
 template <class T>
 const T* in(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());

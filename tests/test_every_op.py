@@ -150,3 +150,17 @@ def test_opcheck_backward(name):
 def test_every_op_has_cases():
     assert set(FORWARD) <= set(testing.CASES), "an op without cases is tested at default sizes only"
     assert all(name.removesuffix("_backward") in FORWARD for name in OPS)
+
+
+@pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if FORWARD[n].backward.has_kernel("cpu")])
+def test_a_gradient_that_is_not_one_of_the_output_raises(name):
+    op, args = prepared(name, testing.cases(name)[0], "cpu")
+    outs = op.kernel(*args)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    saved, needs = [outs[i] for i in op.saves], 2 ** len(op.differentiable) - 1
+    grads = [torch.zeros_like(o) if o.is_floating_point() else None for o in outs]
+    op.backward.kernel(*grads, *args, *saved, needs)
+    for i, grad in enumerate(grads):
+        for bad in () if grad is None else (grad.narrow(-1, 0, grad.shape[-1] - 1), grad.half()):
+            with pytest.raises(RuntimeError, match="expected"):
+                op.backward.kernel(*grads[:i], bad, *grads[i + 1 :], *args, *saved, needs)

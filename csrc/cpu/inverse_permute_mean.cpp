@@ -76,6 +76,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
   STD_TORCH_CHECK(grad_x, name, ": expected a gradient");
   const Tensor grad = dense(*grad_x);
   shape_of(name, grad, perm, num_nodes, order, !mean);
+  check_gradient(name, grad, y, mean && s.k ? y.numel() / s.k : y.numel());
   check_soft(name, y, perm, t, row, col, hard);
   const bool need_y = needs & 1, need_soft = t && (!hard || (needs & 14)), need_weights = weights && (needs & 16);
   const ScalarType dtype = compute_dtype(y.scalar_type());

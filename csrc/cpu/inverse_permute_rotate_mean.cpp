@@ -102,6 +102,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   t = dense(t), row = dense(row), col = dense(col), weights = dense(weights);
   const Space s = space_of(op, y, q, center, num_nodes, order, true);
   space_of(op, grad, q, center, num_nodes, order, !mean);
+  check_gradient(op, grad, y, mean && s.k ? y.numel() / s.k : y.numel());
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, y, perm, t, row, col, true);
   check_weights(s, q, weights);

@@ -22,7 +22,8 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
   } else {
     for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row, from += s.size()) {
       const T* input = centered<T>(s, from, static_cast<const T*>(nullptr), count, buffer);
-      sum.add(q + row * s.d * s.d, weights ? weights[row] : share, sum.act.arrange(input, count, sum.act.source), count);
+      sum.add(q + row * s.d * s.d, weights ? weights[row] : share, sum.act.arrange(input, count, sum.act.source),
+              count);
     }
   }
   S* to = x + b * s.size() + low * s.node();
@@ -147,6 +148,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> inverse_rotate_mean_backward(O
   y = dense(y), q = dense(q), center = dense(center), num_nodes = dense(num_nodes), weights = dense(weights);
   const Space s = space_of("inverse_rotate_mean_backward", y, q, center, num_nodes, order, true);
   space_of("inverse_rotate_mean_backward", grad, q, center, num_nodes, order, !mean);
+  check_gradient("inverse_rotate_mean_backward", grad, y, mean && s.k ? y.numel() / s.k : y.numel());
   const bool need_y = needs & 1, need_q = needs & 2, need_center = center && needs & 4, need_w = weights && needs & 8;
   Tensor grad_y = need_y ? empty(y, sizes_of(s, true)) : empty(y, {0});
   Tensor grad_q = need_q ? empty(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});

@@ -191,7 +191,8 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
                                                                        Tensor col, OptionalTensor num_nodes, double tau,
                                                                        int64_t needs) {
   const int64_t rows = check("permutation_entropy_backward", t, row, col, num_nodes), k = t.size(1), n = t.size(2);
-  STD_TORCH_CHECK(grad && grad->numel() == t.size(0), "permutation_entropy_backward: expected a gradient (b,)");
+  STD_TORCH_CHECK(grad, "permutation_entropy_backward: expected a gradient (b,)");
+  check_gradient("permutation_entropy_backward", grad, t, t.size(0));
   const Tensor upstream = dense(*grad);
   Tensor grad_t = empty(t), grad_row = torch::stable::empty_like(t);
   Tensor grad_col = empty(t);

@@ -35,6 +35,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> permute_backward(OptionalTensor grad_
   STD_TORCH_CHECK(grad_y, "permute_backward: expected a gradient");
   const Tensor grad = dense(*grad_y);
   shape_of("permute_backward", grad, perm, num_nodes, order, true);
+  check_gradient("permute_backward", grad, x, x.numel() * s.k);
   check_soft("permute_backward", x, perm, t, row, col, hard);
   const bool need_x = needs & 1, need_soft = t && (!hard || (needs & 14));
   Tensor grad_x = need_x ? empty(x) : empty(x, {0});

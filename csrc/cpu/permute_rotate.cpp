@@ -88,6 +88,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
   t = dense(t), row = dense(row), col = dense(col);
   const Space s = space_of(op, x, q, center, num_nodes, order, false);
   space_of(op, grad, q, center, num_nodes, order, true);
+  check_gradient(op, grad, x, x.numel() * s.k);
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, x, perm, t, row, col, true);
   const bool need_x = needs & 1, need_soft = t && (needs & 14), need_q = needs & 16, need_center = center && needs & 32;

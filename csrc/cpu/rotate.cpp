@@ -105,6 +105,7 @@ std::tuple<Tensor, Tensor, Tensor> rotate_backward(OptionalTensor grad_y, Tensor
   x = dense(x), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
   const Space s = space_of("rotate_backward", x, q, center, num_nodes, order, false);
   space_of("rotate_backward", grad, q, center, num_nodes, order, true);
+  check_gradient("rotate_backward", grad, x, x.numel() * s.k);
   const bool need_x = needs & 1, need_q = needs & 2, need_center = center && needs & 4;
   Tensor grad_x = need_x ? empty(x, sizes_of(s, false)) : empty(x, {0});
   Tensor grad_q = need_q ? empty(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});

@@ -67,6 +67,8 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
                                                          OptionalTensor v, Tensor, Tensor x, OptionalTensor num_nodes,
                                                          int64_t k, bool special, bool centered, Tensor q,
                                                          Tensor degenerate, Tensor saved_center, int64_t needs) {
+  check_gradient("sample_rotate_backward", grad_q, q, q.numel());
+  check_gradient("sample_rotate_backward", grad_center, saved_center, saved_center.numel());
   x = dense(x), num_nodes = dense(num_nodes);
   const int64_t b = x.size(0), n = x.size(1), d = x.size(2), c = x.size(3);
   const bool need_v = v && needs & 1, need_x = needs & 2;
