@@ -234,7 +234,9 @@ Tensor soft_sort_backward(OptionalTensor, OptionalTensor grad_t, OptionalTensor 
   check_scores(scores, num_nodes, tau, n_iter);
   const ScalarType dtype = scores.scalar_type();
   if (needs == 0) return empty(scores, {0});
-  for (const OptionalTensor& g : {grad_t, grad_row, grad_col}) check_gradient("soft_sort_backward", g, t, t.numel());
+  check_gradient("soft_sort_backward", grad_t, t, t.numel());
+  check_gradient("soft_sort_backward", grad_row, row, row.numel());
+  check_gradient("soft_sort_backward", grad_col, col, col.numel());
   scores = to_compute(scores);
   num_nodes = dense(num_nodes);
   grad_t = dense(grad_t), grad_row = dense(grad_row), grad_col = dense(grad_col);
