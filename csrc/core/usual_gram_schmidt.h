@@ -15,41 +15,31 @@ LPS_FN auto between(S x, double low, double high) {
   return (x > Lanes<S>::splat(static_cast<T>(low))) & (x < Lanes<S>::splat(static_cast<T>(high)));
 }
 
+// Column J of q, of M, from those before it and that of v; as gram_schmidt without `special`, where *usual stays true.
 template <int D, int M, int J, class N, class Mask>
-LPS_FN void usual_column(const N (*v)[D], N (*q)[D], Mask* usual) {
+LPS_FN void usual_column(const N* v, N (*q)[D], Mask* usual) {
   using S = Real<N>;
   using T = Scalar<S>;
-  const S one = Lanes<S>::splat(T(1)), zero = one - one, start = square_sum<D>(v[J]);
+  const S one = Lanes<S>::splat(T(1)), zero = one - one, start = square_sum<D>(v);
   *usual = *usual & between(start, kShort * kShort, kLong * kLong);
   N* u = q[J];
   if constexpr (D == 3 && M == 3 && J == 2 && sizeof(N) == sizeof(S)) {  // the only direction left, as in the column
     u[0] = q[0][1] * q[1][2] - q[0][2] * q[1][1];
     u[1] = q[0][2] * q[1][0] - q[0][0] * q[1][2];
     u[2] = q[0][0] * q[1][1] - q[0][1] * q[1][0];
-    const S along = inner<3>(u, v[J]);
+    const S along = inner<3>(u, v);
     *usual = *usual & (along * along > start * dependence<T>(D));
     const S inverse = T(1.5) - T(0.5) * square_sum<3>(u);  // of its length, which is 1 but for rounding
     scale_by<3>(u, select(along < zero, zero - inverse, inverse));
   } else {
     LPS_UNROLL(4)
-    for (int i = 0; i < D; ++i) u[i] = v[J][i];
+    for (int i = 0; i < D; ++i) u[i] = v[i];
     project<D, J>(q, u);
     project<D, J>(q, u);
     const S left = J > 0 ? square_sum<D>(u) : start;
     if constexpr (J > 0) *usual = *usual & (left > start * dependence<T>(D));
     scale_by<D>(u, one / Lanes<S>::root(left));
   }
-  if constexpr (J + 1 < M) usual_column<D, M, J + 1>(v, q, usual);
-}
-
-// q of v, as gram_schmidt without `special`, where the result is true.
-template <int D, int M, class N>
-LPS_FN auto usual_gram_schmidt(const N (*v)[D], N (*q)[D]) {
-  using S = Real<N>;
-  const S zero = Lanes<S>::splat(0);
-  auto usual = zero == zero;
-  usual_column<D, M, 0>(v, q, &usual);
-  return usual;
 }
 
 // As gram_schmidt_backward_column. A last direction cannot turn: nothing of its v is needed.

@@ -13,17 +13,17 @@ namespace lps::cpu {
 template <int D, int M, class T, class N, class S>
 static void small_forward(const S* v, bool special, int64_t begin, int64_t end, T* q, bool* degenerate) {
   constexpr int entries = D * M * Entry<T, N>::kParts;
-  alignas(64) T at[entries * kChunk];
+  alignas(64) T at_v[entries * kChunk], at_q[entries * kChunk];
   alignas(64) Int<T> flags[M * kChunk];
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, end - first);
-    to_lanes<entries>(v + first * entries, count, at);
-    if (forward_lanes<D, M, T, N>(at, flags, count, special)) {
+    to_lanes<entries>(v + first * entries, count, at_v);
+    if (forward_lanes<D, M, T, N>(at_v, count, special, at_q, flags)) {
       from_lanes<M>(flags, count, degenerate + first * M);
     } else {
       std::fill_n(degenerate + first * M, count * M, false);
     }
-    from_lanes<entries>(at, count, q + first * entries);
+    from_lanes<entries>(at_q, count, q + first * entries);
   }
 }
 

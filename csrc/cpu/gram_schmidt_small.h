@@ -45,24 +45,46 @@ LPS_FN void replace(N (*q)[D], Mask kept, const N (*others)[D]) {
   }
 }
 
-// Whether any column was completed. A lane's result does not depend on the others.
+// The columns of q from J on of all matrices that are usual. Column by column, because the roots and divisions of one
+// vector of matrices wait for each other, and those of one column of several vectors do not.
+template <int D, int M, class T, class N, int J = 0>
+LPS_FN void usual_columns(const T* v, int64_t count, T* q, Int<T>* usual) {
+  for (int lane = 0; lane < count; lane += kLanes<T>) {
+    N from[D], columns[J + 1][D];
+    read_column<D, M>(v, J, lane, from);
+    read_columns<D, M, J>(q, lane, columns);
+    Vec<Int<T>> mask = J > 0 ? load(usual + lane) : ~Vec<Int<T>>{};
+    usual_column<D, M, J>(from, columns, &mask);
+    write_column<D, M>(q, J, lane, columns[J]);
+    store<Int<T>>(usual + lane, mask);
+  }
+  if constexpr (J + 1 < M) usual_columns<D, M, T, N, J + 1>(v, count, q, usual);
+}
+
+// q of v. Whether any column was completed. A lane's result does not depend on the others.
 template <int D, int M, class T, class N>
-__attribute__((noinline)) bool forward_lanes(T* at, Int<T>* flags, int64_t count, bool special) {
+__attribute__((noinline)) bool forward_lanes(const T* v, int64_t count, bool special, T* q, Int<T>* flags) {
+  alignas(64) Int<T> are_usual[kChunk];
+  usual_columns<D, M, T, N>(v, count, q, are_usual);
   Vec<Int<T>> all{};
   for (int lane = 0; lane < count; lane += kLanes<T>) {
-    N v[M][D], q[M][D];
-    read_columns<D, M>(at, lane, v);
-    const Vec<Int<T>> usual = usual_gram_schmidt<D, M>(v, q) | beyond<T>(count - lane);
+    const Vec<Int<T>> usual = load(are_usual + lane) | beyond<T>(count - lane);
     Vec<Int<T>> completed[M] = {};
     if (any<Int<T>>(~usual)) {
-      N others[M][D];
+      N columns[M][D], others[M][D];
       Vec<Int<T>> mask[M];
-      any_forward<D, M>(at, lane, others, mask);
-      replace<D, M>(q, usual, others);
+      read_columns<D, M>(q, lane, columns);
+      any_forward<D, M>(v, lane, others, mask);
+      replace<D, M>(columns, usual, others);
+      write_columns<D, M>(q, lane, columns);
       for (int j = 0; j < M; ++j) all |= completed[j] = mask[j] & ~usual;
     }
-    if (special) make_special<D, M>(q);
-    write_columns<D, M>(at, lane, q);
+    if (special) {
+      N columns[M][D];
+      read_columns<D, M>(q, lane, columns);
+      make_special<D, M>(columns);
+      write_columns<D, M>(q, lane, columns);
+    }
     for (int j = 0; j < M; ++j) store<Int<T>>(flags + j * kChunk + lane, completed[j]);
   }
   return any<Int<T>>(all);

@@ -54,13 +54,14 @@ namespace cpu {
 // buffer when the vectors are loaded, few enough to stay in the first-level cache.
 constexpr int kChunk = 64;
 
-// Matrices that fill vectors turn as blocks of kLanes x kLanes entries, where they have so many; what is left of each
-// entry by entry. The halves of vectors of 64 bytes turn apart where matrices are too small for whole ones.
+// Matrices turn as blocks of so many entries, the last one over entries of the one before where they are not a multiple
+// of it; with 0, entry by entry. Half as many entries as lanes are two matrices a vector.
 template <int E, class T, class S>
 constexpr int turned_entries() {
   if (!std::is_same_v<S, T>) return 0;
-  if (E >= kLanes<T>) return kLanes<T>;
-  return kVectorBytes == 64 && 2 * E >= kLanes<T> ? kLanes<T> / 2 : 0;
+  if (kVectorBytes == 64 && E >= kLanes<T>) return kLanes<T>;
+  if (kVectorBytes >= 32 && E >= kLanes<T> / 2) return kLanes<T> / 2;
+  return kVectorBytes == 16 && E >= kLanes<T> ? kLanes<T> : 0;
 }
 
 // at[e * kChunk + i] = entry e of matrix i, zero for matrices from `count` on. Not inlined: once for a size, not for
@@ -71,15 +72,15 @@ __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
   int64_t i = 0;
   constexpr int turned = turned_entries<E, T, S>();
   if constexpr (turned > 0) {
-    constexpr int lanes = kLanes<T>, whole = E / turned * turned;
-    for (; i + lanes <= count; i += lanes) {
-      const T* base = from + i * E;
-      for (int e = 0; e < whole; e += turned) {
+    for (; i + kLanes<T> <= count; i += kLanes<T>) {
+#pragma GCC unroll 16
+      for (int done = 0; done < E; done += turned) {
+        const int e = std::min(done, E - turned);
         Vec<T> block[turned];
 #pragma GCC unroll 16
         for (int l = 0; l < turned; ++l) {
-          const T* row = base + l * E + e;
-          if constexpr (turned == lanes) {
+          const T* row = from + (i + l) * E + e;
+          if constexpr (turned == kLanes<T>) {
             block[l] = load(row);
           } else {
             block[l] = load_halves(row, row + turned * E);
@@ -87,13 +88,7 @@ __attribute__((noinline)) void to_lanes(const S* from, int64_t count, T* at) {
         }
         transpose<T, turned>(block);
 #pragma GCC unroll 16
-        for (int j = 0; j < turned; ++j) store(at + (e + j) * kChunk + i, block[j]);
-      }
-      for (int e = whole; e < E; ++e) {
-        Vec<T> entry;
-#pragma GCC unroll 16
-        for (int l = 0; l < lanes; ++l) entry[l] = base[l * E + e];
-        store(at + e * kChunk + i, entry);
+        for (int j = done - e; j < turned; ++j) store(at + (e + j) * kChunk + i, block[j]);
       }
     }
   }
@@ -109,27 +104,23 @@ __attribute__((noinline)) void from_lanes(const T* at, int64_t count, S* to) {
   int64_t i = 0;
   constexpr int turned = turned_entries<E, T, S>();
   if constexpr (turned > 0) {
-    constexpr int lanes = kLanes<T>, whole = E / turned * turned;
-    for (; i + lanes <= count; i += lanes) {
-      S* base = to + i * E;
-      for (int e = 0; e < whole; e += turned) {
+    for (; i + kLanes<T> <= count; i += kLanes<T>) {
+#pragma GCC unroll 16
+      for (int done = 0; done < E; done += turned) {
+        const int e = std::min(done, E - turned);
         Vec<T> block[turned];
 #pragma GCC unroll 16
         for (int j = 0; j < turned; ++j) block[j] = load(at + (e + j) * kChunk + i);
         transpose<T, turned>(block);
 #pragma GCC unroll 16
         for (int l = 0; l < turned; ++l) {
-          T* const row = base + l * E + e;
-          if constexpr (turned == lanes) {
+          T* const row = to + (i + l) * E + e;
+          if constexpr (turned == kLanes<T>) {
             store(row, block[l]);
           } else {
             store_halves(row, row + turned * E, block[l]);
           }
         }
-      }
-      for (int e = whole; e < E; ++e) {
-#pragma GCC unroll 16
-        for (int l = 0; l < lanes; ++l) base[l * E + e] = at[e * kChunk + i + l];
       }
     }
   }
@@ -163,23 +154,28 @@ struct Entry<T, Complex<Vec<T>>> {
   }
 };
 
-// Row-major (D, M) entries of the lanes, as columns.
+// Column j of the lanes' row-major (D, M) entries.
 template <int D, int M, class T, class N>
-LPS_FN void read_columns(const T* at, int lane, N (*v)[D]) {
+LPS_FN void read_column(const T* at, int j, int lane, N* v) {
 #pragma GCC unroll 4
-  for (int j = 0; j < M; ++j) {
+  for (int i = 0; i < D; ++i) v[i] = Entry<T, N>::read(at, i * M + j, lane);
+}
+template <int D, int M, class T, class N>
+LPS_FN void write_column(T* at, int j, int lane, const N* v) {
 #pragma GCC unroll 4
-    for (int i = 0; i < D; ++i) v[j][i] = Entry<T, N>::read(at, i * M + j, lane);
-  }
+  for (int i = 0; i < D; ++i) Entry<T, N>::write(at, i * M + j, lane, v[i]);
 }
 
+// The first `count` columns.
+template <int D, int M, int count = M, class T, class N>
+LPS_FN void read_columns(const T* at, int lane, N (*v)[D]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < count; ++j) read_column<D, M>(at, j, lane, v[j]);
+}
 template <int D, int M, class T, class N>
 LPS_FN void write_columns(T* at, int lane, const N (*v)[D]) {
 #pragma GCC unroll 4
-  for (int j = 0; j < M; ++j) {
-#pragma GCC unroll 4
-    for (int i = 0; i < D; ++i) Entry<T, N>::write(at, i * M + j, lane, v[j][i]);
-  }
+  for (int j = 0; j < M; ++j) write_column<D, M>(at, j, lane, v[j]);
 }
 
 }  // namespace cpu

@@ -77,15 +77,16 @@ static void angles_in_lanes(const PhiloxKeys& keys, bool special, int64_t first,
 template <int D, class T, class N>
 static void small_haar(const PhiloxKeys& keys, bool special, int64_t begin, int64_t end, T* q) {
   constexpr int entries = D * D * Entry<T, N>::kParts;
-  alignas(64) T at[(entries + 3) / 4 * 4 * kChunk];
-  [[maybe_unused]] alignas(64) Int<T> flags[D * kChunk];
+  alignas(64) T at[entries * kChunk];
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, end - first);
     if constexpr (D <= kAngles && Entry<T, N>::kParts == 1) {
       angles_in_lanes<D>(keys, special, first, at);
     } else {
-      fill_lanes(keys, first, entries, at);
-      forward_lanes<D, D, T, N>(at, flags, count, special);
+      alignas(64) T normals[(entries + 3) / 4 * 4 * kChunk];
+      alignas(64) Int<T> flags[D * kChunk];
+      fill_lanes(keys, first, entries, normals);
+      forward_lanes<D, D, T, N>(normals, count, special, at, flags);
     }
     from_lanes<entries>(at, count, q + first * entries);
   }

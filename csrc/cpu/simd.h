@@ -96,22 +96,44 @@ struct Halves {
   }
 };
 
-// Transposes `count` vectors in place, all kLanes by kLanes, or each segment of `count` lanes by itself.
+// Within each 16 bytes, the first halves of a and b in turns, or the second halves: one instruction.
+template <int lanes, int segment, bool second>
+struct Unpacked {
+  static constexpr int at(int i) {
+    return (i & 1 ? lanes : 0) + i / segment * segment + i % segment / 2 + (second ? segment / 2 : 0);
+  }
+};
+
+// Transposes `count` vectors in place, all kLanes by kLanes, or each segment of `count` lanes by itself. First within
+// 16 bytes, then across.
 template <class T, int count = kLanes<T>, int half = 1>
 LPS_FN void transpose(Vec<T>* v) {
   constexpr int lanes = kLanes<T>;
+  if constexpr (half == 1 && sizeof(T) == 4 && count >= 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < count; i += 4) {
+      const Vec<T> a = shuffle<T, Unpacked<lanes, 4, false>>(v[i], v[i + 2]);
+      const Vec<T> b = shuffle<T, Unpacked<lanes, 4, true>>(v[i], v[i + 2]);
+      const Vec<T> c = shuffle<T, Unpacked<lanes, 4, false>>(v[i + 1], v[i + 3]);
+      const Vec<T> d = shuffle<T, Unpacked<lanes, 4, true>>(v[i + 1], v[i + 3]);
+      v[i] = shuffle<T, Unpacked<lanes, 4, false>>(a, c), v[i + 1] = shuffle<T, Unpacked<lanes, 4, true>>(a, c);
+      v[i + 2] = shuffle<T, Unpacked<lanes, 4, false>>(b, d), v[i + 3] = shuffle<T, Unpacked<lanes, 4, true>>(b, d);
+    }
+    if constexpr (count > 4) transpose<T, count, 4>(v);
+  } else {
 #pragma GCC unroll 16
-  for (int i = 0; i < count; ++i) {
-    if (i & half) continue;
-    const Vec<T> a = v[i], b = v[i + half];
-    v[i] = shuffle<T, Interleaved<lanes, half, false>>(a, b);
-    v[i + half] = shuffle<T, Interleaved<lanes, half, true>>(a, b);
+    for (int i = 0; i < count; ++i) {
+      if (i & half) continue;
+      const Vec<T> a = v[i], b = v[i + half];
+      v[i] = shuffle<T, Interleaved<lanes, half, false>>(a, b);
+      v[i + half] = shuffle<T, Interleaved<lanes, half, true>>(a, b);
+    }
+    if constexpr (2 * half < count) transpose<T, count, 2 * half>(v);
   }
-  if constexpr (2 * half < count) transpose<T, count, 2 * half>(v);
 }
 
-#if defined(__AVX512F__)
 // A vector of two halves, from a and from b on, and back.
+#if defined(__AVX512F__)
 template <class T>
 LPS_FN Vec<T> load_halves(const T* a, const T* b) {
   const __m256d low = _mm256_loadu_pd(reinterpret_cast<const double*>(a));
@@ -122,6 +144,18 @@ template <class T>
 LPS_FN void store_halves(T* a, T* b, Vec<T> v) {
   _mm256_storeu_pd(reinterpret_cast<double*>(a), _mm512_castpd512_pd256((__m512d)v));
   _mm256_storeu_pd(reinterpret_cast<double*>(b), _mm512_extractf64x4_pd((__m512d)v, 1));
+}
+#elif defined(__AVX2__)
+template <class T>
+LPS_FN Vec<T> load_halves(const T* a, const T* b) {
+  const __m128d low = _mm_loadu_pd(reinterpret_cast<const double*>(a));
+  const __m128d high = _mm_loadu_pd(reinterpret_cast<const double*>(b));
+  return (Vec<T>)_mm256_insertf128_pd(_mm256_castpd128_pd256(low), high, 1);
+}
+template <class T>
+LPS_FN void store_halves(T* a, T* b, Vec<T> v) {
+  _mm_storeu_pd(reinterpret_cast<double*>(a), _mm256_castpd256_pd128((__m256d)v));
+  _mm_storeu_pd(reinterpret_cast<double*>(b), _mm256_extractf128_pd((__m256d)v, 1));
 }
 #endif
 
