@@ -7,6 +7,10 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -30,6 +34,17 @@ inline OptionalTensor dense(const OptionalTensor& x) {
   return x ? OptionalTensor(dense(*x)) : std::nullopt;
 }
 
+// Asks for pages of 2 MB where a new tensor has many. Memory of more than 32 MB comes fresh from the kernel for every
+// tensor, and its first touch costs three times what a gather does if pages have 4 kB. As numpy does.
+inline void use_huge_pages([[maybe_unused]] const Tensor& x) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t(2) << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(x.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, end = (begin + x.numel() * x.element_size()) / page * page;
+  if (end > first + page) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
 // Uninitialised; dtype and device of `like` unless said. torch::stable::new_empty looks its operator up by name, 1.5 us
 // a call.
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes,
@@ -47,7 +62,9 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes,
   AtenTensorHandle result;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), type, device, index, &result));
-  return Tensor(result);
+  const Tensor made(result);
+  if (device == aoti_torch_device_type_cpu()) use_huge_pages(made);
+  return made;
 }
 
 inline Tensor empty(const Tensor& x) {
