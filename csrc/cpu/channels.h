@@ -1,5 +1,4 @@
-// Scans along one row with its channels in the lanes: products with the soft permutation matrix, and the three sums
-// that are its gradient.
+// Scans along one row with its channels in the lanes: products with the soft permutation matrix.
 #pragma once
 
 #include <limits>
@@ -70,96 +69,5 @@ void kernel_product(const RowDecays<T>& decays, const Vec<T>* w, Vec<T>* out, in
   sweep(std::true_type());
   sweep(std::false_type());
 }
-
-// Where a pass over channels finds its kWidth vectors at position i: rows of numbers `stride` apart, reordered by
-// `order` unless that is null.
-template <class T>
-struct Lines {
-  const T* base;
-  const int64_t* order;
-  int64_t stride;
-
-  LPS_FN const T* at(int64_t i) const {
-    return base + (order ? order[i] : i) * stride;
-  }
-};
-
-// The gradient of a row's P = row K col with D = dL/dP = U V^T, summed over channels. It adds to
-//   d_row[r] = sum_j K[r, j] col[j] D[r, j],  d_col[j] = sum_r K[r, j] row[r] D[r, j],
-//   sig[r] = dL/d(t_r / tau).
-// Sums stay in lanes over any number of `add`s.
-template <class T>
-struct PairSums {
-  using V = Vec<T>;
-  static constexpr int64_t lanes = kLanes<T>;
-  std::vector<V> d_row, d_col, sig;
-
-  void start(int64_t n) {
-    const int64_t padded = (n + lanes - 1) / lanes * lanes;
-    for (auto* a : {&d_row, &d_col, &sig}) a->assign(padded, V{});
-  }
-
-  template <int kWidth>
-  void add(const RowDecays<T>& decays, const T* row, const T* col, Lines<T> u, Lines<T> v, int64_t n) {
-    if (decays.any_tied) {
-      sweep<kWidth, true, true>(decays, row, col, u, v, n);
-      sweep<kWidth, false, true>(decays, row, col, u, v, n);
-    } else {
-      sweep<kWidth, true, false>(decays, row, col, u, v, n);
-      sweep<kWidth, false, false>(decays, row, col, u, v, n);
-    }
-  }
-
-  // to[i] += the sum of the lanes of from[i].
-  static void add_lanes(const std::vector<V>& from, int64_t n, T* to) {
-    for (int64_t i = 0; i < n; i += lanes) {
-      V block[lanes];
-      for (int64_t lane = 0; lane < lanes; ++lane) block[lane] = from[i + lane];
-      const V sums = sum_lanes<T>(block);
-      if (i + lanes <= n) {
-        store(to + i, load(to + i) + sums);
-      } else {
-        for (int64_t lane = 0; lane < n - i; ++lane) to[i + lane] += sums[lane];
-      }
-    }
-  }
-
- private:
-  // One direction: at position i its scans are (K col v)_i and (K row u)_i, without the diagonal, which goes with the
-  // upward one. Slopes leave out partners of equal score, see Held.
-  template <int kWidth, bool kUp, bool kTies>
-  void sweep(const RowDecays<T>& decays, const T* row, const T* col, Lines<T> u, Lines<T> v, int64_t n) {
-    const T *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();
-    Scan<V> of_u[kWidth], of_v[kWidth];
-    V held_u[kTies ? kWidth : 1] = {}, held_v[kTies ? kWidth : 1] = {};
-    walk<kUp>(
-        n,
-        [&](int64_t i) {
-          const V d = splat<T>(decay[i]), r = splat<T>(reach[i]), row_i = splat<T>(row[i]), col_i = splat<T>(col[i]);
-          const T *at_u = u.at(i), *at_v = v.at(i);
-          V for_row{}, for_col{}, row_slope{}, col_slope{}, both{};
-          for (int j = 0; j < kWidth; ++j) {
-            const V ui = load(at_u + j * lanes), vi = load(at_v + j * lanes);
-            const V to_v = of_v[j].step(d, r, vi * col_i), to_u = of_u[j].step(d, r, ui * row_i);
-            for_row += ui * to_v;
-            for_col += vi * to_u;
-            if constexpr (kUp) both += ui * vi;
-            if constexpr (kTies) {
-              if (!decays.tied[kUp ? i : i + 1]) held_v[j] = to_v, held_u[j] = to_u;
-              row_slope += ui * held_v[j];
-              col_slope += vi * held_u[j];
-            }
-          }
-          if constexpr (!kTies) row_slope = for_row, col_slope = for_col;
-          const V slope = row_i * row_slope + col_i * col_slope;
-          sig[i] = kUp ? sig[i] + slope : sig[i] - slope;
-          d_row[i] += kUp ? for_row + both * col_i : for_row;
-          d_col[i] += kUp ? for_col + both * row_i : for_col;
-        },
-        [&] {
-          for (int j = 0; j < kWidth; ++j) of_u[j].end_block(), of_v[j].end_block();
-        });
-  }
-};
 
 }  // namespace lps::cpu

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu/permute.h"
-#include "cpu/stream_sums.h"
+#include "cpu/pair_sums.h"
 
 namespace lps::cpu {
 
@@ -78,7 +78,7 @@ struct LaneSums {
   }
 
  private:
-  // As PairSums::sweep.
+  // One direction, see PairSums.
   template <int kChannels, bool kUp, bool kTies>
   void sweep(int64_t n) {
     const V *decay = decays.template decay<kUp>(), *reach = decays.template reach<kUp>();

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "cpu/sorted.h"
-#include "cpu/stream_sums.h"
 
 namespace lps::cpu {
 

@@ -7,58 +7,68 @@
 #include "cpu/lane_sums.h"
 #include "cpu/packed_sums.h"
 #include "cpu/sorted.h"
-#include "cpu/stream_sums.h"
 
 namespace lps::cpu {
-
-// Sums along axis 0 for edges of columns [low, high), or for nodes of many channels where these are 0 and 1.
-template <class T, class FU, class FV>
-void add_column_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
-                     int64_t low, int64_t high, int64_t count, const SoftGradient<T>& to) {
-  auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, StreamSums<T>>>();
-  const int64_t size = (high - low) * u.c, padded = (size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  us.assign(padded / kLanes<T>, Vec<T>{}), vs.assign(padded / kLanes<T>, Vec<T>{});
-  const auto line_of = [&](const auto& x, std::vector<Vec<T>>& buffer) {
-    return [&, to = reinterpret_cast<T*>(buffer.data())](int64_t i, int64_t next) -> const T* {
-      return x.line(i, next, low, high, padded == size, to);
-    };
-  };
-  sums.add(decays, row, col, line_of(u, us), line_of(v, vs), padded, count, to);
-}
 
 // Bytes of a node from which whole nodes are read one behind the other rather than some channels of each.
 constexpr int64_t kLongLine = 2048;
 
-// Adds sum over channels of U V^T along `axis` to the gradient of one row, or puts it there where it is whole: part
-// `part` of `parts` of the channels.
+// Sums along axis 0 for edges of columns [low, high), or for nodes of many channels where these are 0 and 1.
 template <class T, class FU, class FV>
-void add_pair_sums(const RowDecays<T>& decays, const T* row, const T* col, const Sorted<FU>& u, const Sorted<FV>& v,
-                   int64_t axis, int64_t part, int64_t parts, int64_t count, const SoftGradient<T>& to) {
+void add_line_sums(const Sorted<FU>& u, const Sorted<FV>& v, int64_t low, int64_t high, PairSums<T>& sums) {
+  auto& [us, vs] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
+  const int64_t size = (high - low) * u.c, vectors = (size + kLanes<T> - 1) / kLanes<T>;
+  us.assign(2 * vectors, Vec<T>{}), vs.assign(2 * vectors, Vec<T>{});
+  const auto line_of = [&](const auto& x, std::vector<Vec<T>>& buffer) {
+    return [&, to = reinterpret_cast<T*>(buffer.data())](int64_t i, int64_t next, int64_t slot) -> const T* {
+      return x.line(i, next, low, high, vectors * kLanes<T> == size, to + slot * vectors * kLanes<T>);
+    };
+  };
+  sums.add_lines(line_of(u, us), line_of(v, vs), vectors);
+}
+
+// Calls body with u and v along the second axis from number `begin` on if they are vectors in memory.
+template <class T, class Body>
+bool with_split_lines(const Sorted<T>& u, const Sorted<T>& v, int64_t begin, const Body& body) {
+  if (!u.edges || u.order || v.order) return false;
+  const int64_t line = u.n * u.c, offset = begin / u.c * line;
+  const auto with = [&](auto parts) {
+    constexpr int kParts = decltype(parts)::value;
+    body(SplitLines<T, kParts>{u.base + offset, line, u.c}, SplitLines<T, kParts>{v.base + offset, line, u.c});
+    return true;
+  };
+  if (u.c == kLanes<T>) return with(std::integral_constant<int, 1>());
+  if constexpr (kVectorBytes >= 32) {
+    if (2 * u.c == kLanes<T>) return with(std::integral_constant<int, 2>());
+  }
+  return false;
+}
+
+// Adds U V^T along `axis`, summed over channels: part `part` of `parts` of them.
+template <class T, class FU, class FV>
+void add_pair_sums(const Sorted<FU>& u, const Sorted<FV>& v, int64_t axis, int64_t part, int64_t parts, int64_t count,
+                   PairSums<T>& sums) {
   const int64_t others = u.edges ? count : 1;
   const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
   const int64_t low = bound(part), high = bound(part + 1);
   if (count == 0 || low == high || u.c == 0) return;
-  if (!u.edges && u.c <= kLanes<T>) {
-    return with_packing<T>(u.c, [&](auto width) {
-      workspace<PackedSums<T, decltype(width)::value>>().find(decays, row, col, u, v, count, to);
-    });
-  }
   const bool long_lines = u.edges ? axis == 0 : u.c * sizeof(T) >= kLongLine;
-  if (long_lines) return add_column_sums<T>(decays, row, col, u, v, low, high, count, to);
-  auto& [us, vs, sums] = workspace<std::tuple<std::vector<Vec<T>>, std::vector<Vec<T>>, PairSums<T>>>();
-  sums.start(count);
+  if (long_lines) return add_line_sums<T>(u, v, low, high, sums);
+  auto& [us, vs] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
   with_width<T>((high - low) * u.c, [&](auto width) {
-    constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
+    constexpr int kWidth = decltype(width)::value;
+    constexpr int64_t numbers = kWidth * kLanes<T>;
     for (int64_t begin = low * u.c; begin < high * u.c; begin += numbers) {
       const int64_t end = std::min(begin + numbers, high * u.c);
+      if constexpr (kWidth == 4 && std::is_same_v<FU, T> && std::is_same_v<FV, T>) {
+        const auto add = [&](auto from_u, auto from_v) { sums.template add<kWidth>(from_u, from_v); };
+        if (end - begin == numbers && with_split_lines<T>(u, v, begin, add)) continue;
+      }
       const Lines<T> from_u = lines_of<T>(u, axis, begin, end, count, numbers, us);
       const Lines<T> from_v = lines_of<T>(v, axis, begin, end, count, numbers, vs);
-      sums.template add<decltype(width)::value>(decays, row, col, from_u, from_v, count);
+      sums.template add<kWidth>(from_u, from_v);
     }
   });
-  sums.add_lanes(sums.d_row, count, to.row);
-  sums.add_lanes(sums.d_col, count, to.col);
-  sums.add_lanes(sums.sig, count, to.t);
 }
 
 // w (K (w' x)) along an axis of one sample in sorted coordinates: P^T x for before = row and after = col, P x the other
@@ -182,25 +192,29 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
     });
   }
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
-    RowDecays<T>& decays = workspace<RowDecays<T>>();
+    auto& [decays, sums] = workspace<std::pair<RowDecays<T>, PairSums<T>>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
     const std::unique_ptr<T[]> own(ordered && !sharing ? new T[size] : nullptr);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row = item / parts, count = s.count(row);
       const T *rows = soft.row + row * n, *cols = soft.col + row * n;
-      T* sums = partial.data() + item * 3 * n;
-      const SoftGradient<T> to = parts > 1 ? SoftGradient<T>{sums, sums + n, sums + 2 * n}
+      T* own_sums = partial.data() + item * 3 * n;
+      const SoftGradient<T> to = parts > 1 ? SoftGradient<T>{own_sums, own_sums + n, own_sums + 2 * n}
                                            : SoftGradient<T>{out.t + row * n, out.row + row * n, out.col + row * n};
-      for (T* sum : {to.t, to.row, to.col}) std::fill_n(sum, n, T(0));
-      decays.build(soft.t + row * n, count, soft.tau);
+      for (T* gradient : {to.t, to.row, to.col}) std::fill_n(gradient, n, T(0));
       const Sorted<F> x = view(row, input, !transpose, !transpose), g = view(row, grad, each_grad, transpose);
       const int64_t part = item % parts;
+      const bool packed = !edges && s.c <= kLanes<T>;
+      if (packed || !hard) decays.build(soft.t + row * n, count, soft.tau);
+      sums.start(soft.t + row * n, rows, cols, packed ? 0 : count, soft.tau);
       const auto add = [&](const auto& from, const auto& gradient, int64_t axis) {
-        if (transpose) {
-          add_pair_sums<T>(decays, rows, cols, from, gradient, axis, part, parts, count, to);
-        } else {
-          add_pair_sums<T>(decays, rows, cols, gradient, from, axis, part, parts, count, to);
-        }
+        const auto find = [&](const auto& u, const auto& v) {
+          if (!packed) return add_pair_sums<T>(u, v, axis, part, parts, count, sums);
+          with_packing<T>(s.c, [&](auto width) {
+            workspace<PackedSums<T, decltype(width)::value>>().find(decays, rows, cols, u, v, count, to);
+          });
+        };
+        transpose ? find(from, gradient) : find(gradient, from);
       };
       if (hard) {
         if (ordered) {
@@ -211,6 +225,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
         } else {
           add(x, g, 0);
         }
+        sums.finish(to);
         if (parts == 1) finish(row);
         continue;
       }
@@ -228,6 +243,7 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
         add(x, back, 1);
         act(back, 1, count, result, true);
       }
+      sums.finish(to);
       const T w = weights ? weights[row] : scale;
       for (int64_t i = 0; i < size; ++i) result[i] *= w;
       finish(row);

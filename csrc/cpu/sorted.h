@@ -1,8 +1,8 @@
 // Features of one sample in the order of its scores, gathered as scans want them.
 #pragma once
 
-#include "cpu/channels.h"
 #include "cpu/gather.h"
+#include "cpu/pair_sums.h"
 
 namespace lps::cpu {
 
