@@ -27,22 +27,59 @@ void add_line_sums(const Sorted<FU>& u, const Sorted<FV>& v, int64_t low, int64_
   sums.add_lines(line_of(u, us), line_of(v, vs), vectors);
 }
 
-// Calls body with u and v along the second axis from number `begin` on if they are vectors in memory.
-template <class T, class Body>
-bool with_split_lines(const Sorted<T>& u, const Sorted<T>& v, int64_t begin, const Body& body) {
-  if (!u.edges || u.order || v.order) return false;
-  const int64_t line = u.n * u.c, offset = begin / u.c * line;
+// Sums along axis 1 for edges of rows [low, high) in order, up to the row returned: where channels fill vectors in
+// memory, or halves of them.
+template <class T>
+int64_t add_split_lines(const Sorted<T>& u, const Sorted<T>& v, int64_t low, int64_t high, PairSums<T>& sums) {
+  const int64_t line = u.n * u.c;
   const auto with = [&](auto parts) {
     constexpr int kParts = decltype(parts)::value;
-    body(SplitLines<T, kParts>{u.base + offset, line, u.c}, SplitLines<T, kParts>{v.base + offset, line, u.c});
-    return true;
+    const auto add = [&](auto width) {
+      for (constexpr int64_t rows = kParts * decltype(width)::value; low + rows <= high; low += rows) {
+        const auto lines = [&](const Sorted<T>& x) { return SplitLines<T, kParts>{x.base + low * line, line, x.c}; };
+        sums.template add<decltype(width)::value>(lines(u), lines(v));
+      }
+    };
+    add(std::integral_constant<int, 4>()), add(std::integral_constant<int, 1>());
   };
-  if (u.c == kLanes<T>) return with(std::integral_constant<int, 1>());
+  if (u.c == kLanes<T>) with(std::integral_constant<int, 1>());
   if constexpr (kVectorBytes >= 32) {
-    if (2 * u.c == kLanes<T>) return with(std::integral_constant<int, 2>());
+    if (2 * u.c == kLanes<T>) with(std::integral_constant<int, 2>());
   }
-  return false;
+  return low;
 }
+
+// The same with a row in each lane: as many vectors as channels, or four for one channel.
+template <class T>
+void add_rows_in_lanes(const Sorted<T>& u, const Sorted<T>& v, int64_t low, int64_t high, int64_t count,
+                       PairSums<T>& sums) {
+  constexpr int64_t lanes = kLanes<T>, most = 4;
+  auto& [us, vs] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
+  const int64_t line = u.n * u.c, blocks = u.c == 1 ? most : 1, width = blocks * u.c;
+  for (; low < high; low += blocks * lanes) {
+    const auto turn = [&](const Sorted<T>& x, std::vector<Vec<T>>& to) {
+      to.assign(count * width, Vec<T>{});
+      for (int64_t block = 0; block < blocks && low + block * lanes < high; ++block) {
+        const int64_t row = low + block * lanes;
+        to_lanes(x.base + row * line, std::min(lanes, high - row), count * x.c, line, to.data() + block, blocks);
+      }
+    };
+    turn(u, us), turn(v, vs);
+    for (int64_t q = 0; q < width; q += most) {
+      const auto lines = [&](std::vector<Vec<T>>& x) {
+        return Lines<T>{reinterpret_cast<const T*>(x.data() + q), nullptr, width * lanes};
+      };
+      const auto add = [&](auto size) {
+        if (std::min(most, width - q) == size) sums.template add<decltype(size)::value>(lines(us), lines(vs));
+      };
+      add(std::integral_constant<int, 1>()), add(std::integral_constant<int, 2>());
+      add(std::integral_constant<int, 3>()), add(std::integral_constant<int, 4>());
+    }
+  }
+}
+
+// Channels of edges up to which a row lies in each lane.
+constexpr int64_t kFewEdgeChannels = 8;
 
 // Adds U V^T along `axis`, summed over channels: part `part` of `parts` of them.
 template <class T, class FU, class FV>
@@ -50,20 +87,23 @@ void add_pair_sums(const Sorted<FU>& u, const Sorted<FV>& v, int64_t axis, int64
                    PairSums<T>& sums) {
   const int64_t others = u.edges ? count : 1;
   const auto bound = [&](int64_t p) { return p == parts ? others : p * others / parts / kLanes<T> * kLanes<T>; };
-  const int64_t low = bound(part), high = bound(part + 1);
+  int64_t low = bound(part);
+  const int64_t high = bound(part + 1);
   if (count == 0 || low == high || u.c == 0) return;
   const bool long_lines = u.edges ? axis == 0 : u.c * sizeof(T) >= kLongLine;
   if (long_lines) return add_line_sums<T>(u, v, low, high, sums);
+  if constexpr (std::is_same_v<FU, T> && std::is_same_v<FV, T>) {
+    if (u.edges && !u.order && !v.order) {
+      low = add_split_lines<T>(u, v, low, high, sums);
+      if (u.c <= kFewEdgeChannels) return add_rows_in_lanes<T>(u, v, low, high, count, sums);
+    }
+  }
   auto& [us, vs] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
   with_width<T>((high - low) * u.c, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     constexpr int64_t numbers = kWidth * kLanes<T>;
     for (int64_t begin = low * u.c; begin < high * u.c; begin += numbers) {
       const int64_t end = std::min(begin + numbers, high * u.c);
-      if constexpr (kWidth == 4 && std::is_same_v<FU, T> && std::is_same_v<FV, T>) {
-        const auto add = [&](auto from_u, auto from_v) { sums.template add<kWidth>(from_u, from_v); };
-        if (end - begin == numbers && with_split_lines<T>(u, v, begin, add)) continue;
-      }
       const Lines<T> from_u = lines_of<T>(u, axis, begin, end, count, numbers, us);
       const Lines<T> from_v = lines_of<T>(v, axis, begin, end, count, numbers, vs);
       sums.template add<kWidth>(from_u, from_v);
