@@ -46,6 +46,11 @@ def covering_cases(rounds=6, seed=0):
         for n, scores, weighted in ((1, "normal", False), (9, "tied", True), (40, "clustered", False)):
             case = testing.Case(b=b, k=k, n=n, c=c, scores=scores, weighted=weighted, ragged=b > 1, n_iter=20)
             yield case, (NODES_IN, NODES_OUT)
+    # So do edges, by how their channels fill vectors.
+    for c in (1, 3, 4, 6, 8, 9, 16):
+        for n, scores, weighted in ((1, "normal", False), (9, "tied", True), (37, "clustered", False)):
+            case = testing.Case(b=2, k=2, n=n, c=c, scores=scores, weighted=weighted, ragged=n > 1, n_iter=20)
+            yield case, (EDGES_IN, EDGES_OUT)
 
 
 def make_inputs(case, dtype):
