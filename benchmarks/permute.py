@@ -9,6 +9,7 @@ from benchmarks.measure import OURS, Case, Draw, Work
 CASES = [
     Case("edges forward, 16 graphs n=188 c=4", {"b": 16, "n": 188, "c": 4}, {"copy of the output": 0.8}, quick=True),
     Case("edges forward, 4 graphs n=444 c=8", {"b": 4, "n": 444, "c": 8}, {"copy of the output": 0.8}),
+    Case("edges forward, 16 graphs n=444 c=8", {"b": 16, "n": 444, "c": 8}, {"copy of the output": 0.8}),
     Case(
         "edges and scores forward+backward, 8 graphs n=188 c=4",
         {"b": 8, "n": 188, "c": 4, "grad": True},

@@ -115,7 +115,8 @@ struct PairSums {
         const T above = up.reach[i], below = down.reach[i];
         to.row[i] = above * sums[0][l] + below * sums[2][l] + sums[4][l] * col[i];
         to.col[i] = above * sums[1][l] + below * sums[3][l] + sums[4][l] * row[i];
-        to.t[i] = row[i] * (above * sums[5][l] - below * sums[7][l]) + col[i] * (above * sums[6][l] - below * sums[8][l]);
+        to.t[i] =
+            row[i] * (above * sums[5][l] - below * sums[7][l]) + col[i] * (above * sums[6][l] - below * sums[8][l]);
       }
     }
   }
