@@ -17,6 +17,7 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
   const Shape p = permutation_of("inverse_permute_rotate_mean", s, perm, num_nodes);
   check_weights(s, q, weights);
   Tensor x = empty(y, sizes_of(s, !mean));
+  if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   floating_switch(y.scalar_type(), "inverse_permute_rotate_mean", [&](auto type) {
     using S = typename decltype(type)::type;
     using T = Compute<S>;
@@ -102,7 +103,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   t = dense(t), row = dense(row), col = dense(col), weights = dense(weights);
   const Space s = space_of(op, y, q, center, num_nodes, order, true);
   space_of(op, grad, q, center, num_nodes, order, !mean);
-  check_gradient(op, grad, y, mean && s.k ? y.numel() / s.k : y.numel());
+  check_gradient(op, grad, y, mean ? s.b * s.size() : y.numel());
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, y, perm, t, row, col, true);
   check_weights(s, q, weights);
