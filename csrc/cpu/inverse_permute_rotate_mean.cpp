@@ -114,7 +114,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   };
   Tensor grad_y = made(need_y, y, sizes_of(s, true)), grad_t = made(need_soft, q, {s.b, s.k, s.n});
   Tensor grad_row = made(need_soft, q, {s.b, s.k, s.n}), grad_col = made(need_soft, q, {s.b, s.k, s.n});
-  Tensor grad_q = made(need_q, q, {s.b, s.k, s.d, s.d}), grad_center = made(need_center, q, {s.b, 1, s.d});
+  Tensor grad_q = made(need_q, q, {s.b, s.k, s.d, s.d});
+  Tensor grad_center = need_center ? zeros(q, {s.b, 1, s.d}) : empty(q, {0});  // without samples nobody adds to it
   Tensor grad_weights = made(need_weights, q, {s.b, s.k});
   floating_switch(y.scalar_type(), op, [&](auto type) {
     using S = typename decltype(type)::type;
