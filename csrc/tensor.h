@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -81,6 +82,11 @@ inline Tensor zeros(const Tensor& like, std::vector<int64_t> sizes, std::optiona
 // What a backward op returns for one argument: its gradient, or nothing where nobody asked.
 inline Tensor needed(const Tensor& gradient, bool need) {
   return need ? gradient : empty(gradient, {0});
+}
+
+// x, the mean over no samples, as the reference has it: 0 / 0, or with weights a sum of nothing.
+inline Tensor mean_of_none(Tensor x, bool weighted) {
+  return torch::stable::fill_(x, weighted ? 0.0 : std::numeric_limits<double>::quiet_NaN());
 }
 
 // What else would be read beyond its end: a gradient that is not one of the output.

@@ -222,6 +222,7 @@ def arguments(op: Op, case: Case, dtype: torch.dtype = torch.float32, device: st
 
     in_space = "q" in op.parameters or op.name == "sample_rotate"
     rotation = torch.linalg.qr(torch.randn(b, k, case.d, case.d, generator=g, dtype=torch.float64))[0]
+    center = rotation[:, :1, 0] if k else rotation.new_zeros(b, 1, case.d)
     shape = (b, k, case.d, case.d) if op.name == "sample_rotate" else (b, case.d, case.m, *[2] * case.unitary)
     v = torch.randn(shape, generator=g, dtype=torch.float64).to(wide if op.name == "sample_rotate" else dtype)
 
@@ -249,7 +250,7 @@ def arguments(op: Op, case: Case, dtype: torch.dtype = torch.float32, device: st
         "hard": case.hard or not case.soft,
         "v": None if case.haar else v,
         "q": rotation.to(wide),
-        "center": rotation[:, :1, 0].to(wide) if case.centered and case.order == 1 else None,
+        "center": center.to(wide) if case.centered and case.order == 1 else None,
         "double": True,
     }
     made = [values[name] for name in op.parameters]

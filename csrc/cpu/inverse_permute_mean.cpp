@@ -22,11 +22,12 @@ static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, Opti
   STD_TORCH_CHECK(
       !weights || (weights->numel() == s.rows() && weights->scalar_type() == compute_dtype(y.scalar_type())),
       "inverse_permute_mean: expected weights (b, k) in the dtype that y is computed in");
+  if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   floating_switch(y.scalar_type(), "inverse_permute_mean", [&](auto type) {
     using F = typename decltype(type)::type;
     using T = Compute<F>;
     const T* w = in<T>(weights);
-    const T each = T(1) / static_cast<T>(std::max<int64_t>(s.k, 1));
+    const T each = T(1) / static_cast<T>(s.k);
     if (hard) {
       scatter_sum<F, F>(s, in<F>(y), w, each, out<F>(x));
       return;
@@ -76,7 +77,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
   STD_TORCH_CHECK(grad_x, name, ": expected a gradient");
   const Tensor grad = dense(*grad_x);
   shape_of(name, grad, perm, num_nodes, order, !mean);
-  check_gradient(name, grad, y, mean && s.k ? y.numel() / s.k : y.numel());
+  check_gradient(name, grad, y, mean ? s.b * s.n * s.inner() : y.numel());
   check_soft(name, y, perm, t, row, col, hard);
   const bool need_y = needs & 1, need_soft = t && (!hard || (needs & 14)), need_weights = weights && (needs & 16);
   const ScalarType dtype = compute_dtype(y.scalar_type());

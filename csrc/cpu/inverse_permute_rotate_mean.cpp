@@ -17,6 +17,7 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
   const Shape p = permutation_of("inverse_permute_rotate_mean", s, perm, num_nodes);
   check_weights(s, q, weights);
   Tensor x = empty(y, sizes_of(s, !mean));
+  if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   floating_switch(y.scalar_type(), "inverse_permute_rotate_mean", [&](auto type) {
     using S = typename decltype(type)::type;
     using T = Compute<S>;
@@ -102,7 +103,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   t = dense(t), row = dense(row), col = dense(col), weights = dense(weights);
   const Space s = space_of(op, y, q, center, num_nodes, order, true);
   space_of(op, grad, q, center, num_nodes, order, !mean);
-  check_gradient(op, grad, y, mean && s.k ? y.numel() / s.k : y.numel());
+  check_gradient(op, grad, y, mean ? s.b * s.size() : y.numel());
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, y, perm, t, row, col, true);
   check_weights(s, q, weights);
@@ -113,7 +114,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   };
   Tensor grad_y = made(need_y, y, sizes_of(s, true)), grad_t = made(need_soft, q, {s.b, s.k, s.n});
   Tensor grad_row = made(need_soft, q, {s.b, s.k, s.n}), grad_col = made(need_soft, q, {s.b, s.k, s.n});
-  Tensor grad_q = made(need_q, q, {s.b, s.k, s.d, s.d}), grad_center = made(need_center, q, {s.b, 1, s.d});
+  Tensor grad_q = made(need_q, q, {s.b, s.k, s.d, s.d});
+  Tensor grad_center = need_center ? zeros(q, {s.b, 1, s.d}) : empty(q, {0});  // without samples nobody adds to it
   Tensor grad_weights = made(need_weights, q, {s.b, s.k});
   floating_switch(y.scalar_type(), op, [&](auto type) {
     using S = typename decltype(type)::type;

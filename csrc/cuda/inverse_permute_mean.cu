@@ -32,13 +32,14 @@ static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, Opti
   weights = dense(weights);
   const Shape s = shape_of("inverse_permute_mean", y, perm, num_nodes, order, true);
   check_soft("inverse_permute_mean", y, perm, t, row, col, hard);
+  check_weights("inverse_permute_mean", s, y, weights);
   Tensor x = empty(y, sizes_of(s, !mean));
+  if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   if (!hard) {
     y = soft_inverse(s, {*t, *row, *col}, y, tau, mean ? t->scalar_type() : y.scalar_type());
   }
   if (mean) {
-    check_weights("inverse_permute_mean", s, x, weights);
-    sum_samples(s, perm, y, x, weights, 1.0 / static_cast<double>(std::max<int64_t>(s.k, 1)));
+    sum_samples(s, perm, y, x, weights, 1.0 / static_cast<double>(s.k));
   } else {
     move(s, y, x, inverse_of(s, perm), true);
   }
@@ -77,6 +78,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
   STD_TORCH_CHECK(grad_x, name, ": expected a gradient");
   const Tensor grad = dense(*grad_x);
   shape_of(name, grad, perm, num_nodes, order, !mean);
+  check_gradient(name, grad, y, mean ? s.b * s.n * s.inner() : y.numel());
   check_soft(name, y, perm, t, row, col, hard);
   check_weights(name, s, y, weights);
   const OptionalTensor none;

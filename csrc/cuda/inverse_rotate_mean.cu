@@ -135,13 +135,12 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
   check_same_device(op, y, inverse, q, center, num_nodes, weights);
   Tensor x = empty(y, sizes_of(s, !mean));
   if (x.numel() == 0) return x;
-  // The mean of no samples is NaN, at padding too.
-  const OptionalTensor nodes = s.k > 0 ? num_nodes : OptionalTensor();
+  if (s.k == 0) return mean_of_none(x, weights.has_value());
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     if (is_packed(s)) {
       const Turn<T> a =
-          cut<T, 1>(s, q, center, inverse, nodes, mean ? weights : OptionalTensor(), !mean, Gathers::kSamples);
+          cut<T, 1>(s, q, center, inverse, num_nodes, mean ? weights : OptionalTensor(), !mean, Gathers::kSamples);
       if (!mean) {
         packed_to_samples<T>(s, a, y, numbers(x), numbers(y), true, true, T(1), Numbers(), MatrixSums<T>());
       } else {
@@ -151,11 +150,11 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
       return;
     }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, nodes, weights, !mean, Gathers::kSamples);
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, weights, !mean, Gathers::kSamples);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a),
              threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
     });
-    if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, nodes, weights, mean);
+    if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, num_nodes, weights, mean);
   });
   return x;
 }
@@ -172,7 +171,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   const Space s = space_of(op, y, q, center, num_nodes, order, true);
   space_of(op, grad, q, center, num_nodes, order, !mean);
   check_weights(op, s, q, weights);
-  STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), op, ": expected a gradient in the dtype of y");
+  check_gradient(op, grad, y, mean ? s.b * s.size() : y.numel());
   check_same_device(op, y, grad, perm, q, center, num_nodes, weights);
   const bool need_center = need.center && center, need_weights = need.weights && weights, any = y.numel() > 0;
   const auto made = [&](bool needed, const std::vector<int64_t>& sizes, ScalarType dtype) {

@@ -97,7 +97,8 @@ static std::tuple<Tensor, Tensor, Tensor> permutation_entropy_backward(OptionalT
                                                                        Tensor col, OptionalTensor num_nodes, double tau,
                                                                        int64_t needs) {
   check_entropy("permutation_entropy_backward", t, row, col, num_nodes);
-  STD_TORCH_CHECK(grad && grad->numel() == t.size(0), "permutation_entropy_backward: expected a gradient (b,)");
+  STD_TORCH_CHECK(grad, "permutation_entropy_backward: expected a gradient (b,)");
+  check_gradient("permutation_entropy_backward", grad, t, t.size(0));
   const Tensor upstream = dense(*grad);
   check_same_device("permutation_entropy_backward", t, upstream);
   Tensor grad_t = empty(t), grad_row = empty(t), grad_col = empty(t);

@@ -62,6 +62,7 @@ PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tenso
   STD_TORCH_CHECK(grad_y, "permute_backward: expected a gradient");
   const Tensor grad = dense(*grad_y);
   shape_of("permute_backward", grad, perm, num_nodes, order, true);
+  check_gradient("permute_backward", grad, x, x.numel() * s.k);
   check_soft("permute_backward", x, perm, t, row, col, hard);
   PermuteGradients found{needs & 1 ? empty(x) : empty(x, {0}), empty(x, {0}), std::nullopt};
   Beside beside;
@@ -69,6 +70,7 @@ PermuteGradients permute_gradients(const OptionalTensor& grad_y, Tensor x, Tenso
     nodes = Nodes{dense(nodes->from), dense(nodes->to)};
     shape_of("permute_backward", nodes->from, perm, num_nodes, 1, false);
     const Shape of_nodes = shape_of("permute_backward", nodes->to, perm, num_nodes, 1, true);
+    check_gradient("permute_backward", nodes->to, nodes->from, nodes->from.numel() * s.k);
     beside = {by_node(nodes->from, false), by_rank(nodes->to), static_cast<int>(of_nodes.c)};
     if (need_nodes) found.nodes = empty(nodes->from);
   }

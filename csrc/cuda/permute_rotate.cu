@@ -19,8 +19,9 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
   perm = dense(perm), num_nodes = dense(num_nodes);
   const Space s = space_of(op, x, q, center, num_nodes, order, false);
   const Shape p = permutation_of(op, s, perm, num_nodes);
+  check_gradient(op, grad, x, x.numel() * s.k);
   check_soft(op, x, perm, t, row, col, true);
-  check_same_device(op, x, perm, t, row, col);
+  check_same_device(op, x, grad, perm, t, row, col);
   const bool inner = needs & (1 | 16 | 32), through = t && (needs & 14);
   OptionalTensor inverse;
   if (inner) inverse = through ? empty(perm, {p.rows(), p.n}, ScalarType::Int) : inverse_of(p, perm);

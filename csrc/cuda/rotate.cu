@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
   x = dense(x), inverse = dense(inverse), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
   const Space s = space_of(op, x, q, center, num_nodes, order, false);
   space_of(op, grad, q, center, num_nodes, order, true);
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": expected a gradient in the dtype of x");
+  check_gradient(op, grad, x, x.numel() * s.k);
   check_same_device(op, x, grad, inverse, q, center, num_nodes, more_q);
   need_center = need_center && center;
   const bool any = grad.numel() > 0;

@@ -25,11 +25,6 @@ struct Axis {
   };
   void product(const Tensor& y, const Tensor& x, bool transpose, bool each, const OptionalTensor& order,
                const OptionalTensor& before, const Last& last) const {
-    if (s.k == 0) {  // the mean of no samples is NaN
-      Tensor none = y;
-      torch::stable::fill_(none, last.mean && !last.weights ? NAN : 0.0);
-      return;
-    }
     side_switch(s.d, [&](auto side) {
       const int64_t tiles = LineTile<side>::count(s.n * per, c), parts = blocks(s.d, side);
       // All samples of a tile where tiles keep a device busy.

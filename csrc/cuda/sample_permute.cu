@@ -36,6 +36,10 @@ static std::tuple<Tensor, Tensor, Tensor> sample_permute_backward(
     OptionalTensor grad_x_k, OptionalTensor grad_edges_k, Tensor scores, Tensor seed, Tensor x, OptionalTensor edges,
     OptionalTensor num_nodes, double tau, int64_t n_iter, bool normalize, bool hard, bool soft, Tensor perm, Tensor t,
     Tensor row, Tensor col, int64_t needs) {
+  check_same_device("sample_permute_backward", t, grad_t, grad_row, grad_col);
+  check_gradient("sample_permute_backward", grad_t, t, t.numel());
+  check_gradient("sample_permute_backward", grad_row, row, row.numel());
+  check_gradient("sample_permute_backward", grad_col, col, col.numel());
   const bool need_scores = needs & 1;
   const ScalarType dtype = compute_dtype(x.scalar_type());
   const auto part = [&](const Tensor& p) { return soft ? OptionalTensor(as(p, dtype)) : OptionalTensor(); };

@@ -199,6 +199,8 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
                                                          int64_t k, bool special, bool centered, Tensor q,
                                                          Tensor degenerate, Tensor saved_center, int64_t needs) {
   check_sizes(v, x, num_nodes, k);
+  check_gradient("sample_rotate_backward", grad_q, q, q.numel());
+  check_gradient("sample_rotate_backward", grad_center, saved_center, saved_center.numel());
   x = dense(x), num_nodes = dense(num_nodes), grad_center = dense(grad_center);
   const int64_t b = x.size(0), n = x.size(1), d = x.size(2), c = x.size(3);
   const bool need_v = v && needs & 1, need_x = needs & 2;

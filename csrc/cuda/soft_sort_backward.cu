@@ -179,6 +179,9 @@ Tensor soft_sort_backward(OptionalTensor, OptionalTensor grad_t, OptionalTensor 
   check_same_device("soft_sort_backward", scores, num_nodes, grad_t, grad_row, grad_col, perm, t, row, col);
   STD_TORCH_CHECK(perm.numel() == scores.numel() && t.numel() == scores.numel(),
                   "soft_sort_backward: expected perm and t of the shape of scores");
+  check_gradient("soft_sort_backward", grad_t, t, t.numel());
+  check_gradient("soft_sort_backward", grad_row, row, row.numel());
+  check_gradient("soft_sort_backward", grad_col, col, col.numel());
   Tensor grad = empty(scores);
   if (scores.numel() == 0) return grad;
   compute_switch(scores.scalar_type(), "soft_sort_backward", [&](auto zero) {

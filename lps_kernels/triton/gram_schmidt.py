@@ -12,7 +12,7 @@ from torch import Tensor
 from lps_kernels.triton.entries import load_rows, store_rows
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.large_gram_schmidt import large_backward, large_forward
-from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, check_gradient, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize, orthonormalize_backward
 
 # Matrices a program and its warps. Four numbers a thread and more would spill the backward of 4 x 4 in float64.
@@ -131,8 +131,9 @@ def gram_schmidt_backward(
     if grad_q is None:
         return torch.zeros_like(v, memory_format=torch.contiguous_format)
     v, q, degenerate, grad_q = dense(v), dense(saved_q), dense(saved_degenerate), dense(grad_q)
-    if not (grad_q.shape == q.shape == v.shape and degenerate.shape == (b, m)):
-        raise ValueError("gram_schmidt_backward: expected gradients and outputs of the forward's shape")
+    if q.shape != v.shape or degenerate.shape != (b, m):
+        raise ValueError("gram_schmidt_backward: expected outputs of the forward's shape")
+    check_gradient("gram_schmidt_backward", grad_q, q.shape, q.dtype)
     grad_v = torch.empty_like(v)
     if not v.numel():
         return grad_v

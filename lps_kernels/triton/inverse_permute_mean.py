@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lps_kernels.triton.gather import gather, gather_sum
-from lps_kernels.triton.launch import compute, dense, nothing
+from lps_kernels.triton.launch import check_gradient, compute, dense, mean_of_none, nothing
 from lps_kernels.triton.permute import check
 from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
 from lps_kernels.triton.weight_gradient import weight_gradient
@@ -38,6 +38,8 @@ def inverse_permute_mean(
     check("inverse_permute_mean", y, perm, num_nodes, order, True)
     _check_weights("inverse_permute_mean", y, perm, weights)
     x = y.new_empty(y.shape[0], *y.shape[2:]) if mean else torch.empty_like(y)
+    if mean and not perm.shape[1]:
+        return mean_of_none(x, weights)
     inside, scale = compute(y.dtype)[1] if mean else None, 1.0 / max(perm.shape[1], 1)
     if not hard:
         check_soft("inverse_permute_mean", y, perm, t, row, col)
@@ -72,7 +74,7 @@ def inverse_permute_mean_backward(
     what = "inverse_permute_mean_backward"
     y, perm, num_nodes, weights, grad_x = map(dense, (y, perm, num_nodes, weights, grad_x))
     check(what, y, perm, num_nodes, order, True)
-    check(what, grad_x, perm, num_nodes, order, not mean)
+    check_gradient(what, grad_x, y.shape[:1] + y.shape[2:] if mean else y.shape, y.dtype)
     _check_weights(what, y, perm, weights)
     if t is not None:
         check_soft(what, y, perm, t, row, col)

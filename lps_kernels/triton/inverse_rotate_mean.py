@@ -9,7 +9,7 @@ from torch import Tensor
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of, inverses_here, share
 from lps_kernels.triton.inverse_rotate_gradients import inverse_rotate_gradients
-from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, check_gradient, dense, mean_of_none, nothing, on, programs
 from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotations import (
     apply_matrix,
@@ -132,7 +132,7 @@ def launch_inverse(
     if not x.numel():
         return x
     if not s.k:
-        return x.fill_(float("nan"))  # the mean of no samples, as the reference says
+        return mean_of_none(x, weights)
     with on(y):
         if s.d > SMALL:
             order = None if perm is None else inverse_of(perm)
@@ -180,8 +180,7 @@ def launch_inverse_backward(
     grad_x, y, perm, q, center, num_nodes, weights = map(dense, (grad_x, y, perm, q, center, num_nodes, weights))
     s = space_of(name, y, q, center, num_nodes, order, True)
     check_weights(name, weights, q)
-    if grad_x.shape != s.shape(not mean) or grad_x.dtype != y.dtype:
-        raise ValueError(f"{name}: expected a gradient {s.shape(not mean)} in {y.dtype}, got {tuple(grad_x.shape)}")
+    check_gradient(name, grad_x, s.shape(not mean), y.dtype)
     need_y, need_q = need[0], need[1]
     need_center, need_weights = need[2] and center is not None, need[3] and weights is not None
     grad_y = torch.empty_like(y, dtype=q.dtype if wide else y.dtype) if need_y else nothing(y)

@@ -41,6 +41,19 @@ def dense(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
+def mean_of_none(x: Tensor, weights: Tensor | None) -> Tensor:
+    """x, the mean over no samples, as the reference has it: 0 / 0, or with weights a sum of nothing."""
+    return x.fill_(float("nan") if weights is None else 0)
+
+
+def check_gradient(what: str, grad: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """What else would be read beyond its end: a gradient that is not one of the output."""
+    if grad is not None and (grad.shape != shape or grad.dtype != dtype):
+        raise ValueError(
+            f"{what}: expected a gradient {tuple(shape)} in {dtype}, got {tuple(grad.shape)} in {grad.dtype}"
+        )
+
+
 def programs(count: int, what: str) -> tuple[int]:
     """A grid of `count` programs."""
     if count > MAX_PROGRAMS:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
-from lps_kernels.triton.launch import compute, dense, nothing, on, programs
+from lps_kernels.triton.launch import check_gradient, compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
 from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
@@ -177,8 +177,7 @@ def permutation_entropy_backward(
     _check(t, row, col, num_nodes)
     t, row, col, num_nodes = map(dense, (t, row, col, num_nodes))
     b, k, n = t.shape
-    if grad_entropy.shape != (b,):
-        raise ValueError("permutation_entropy_backward: expected a gradient (b,)")
+    check_gradient("permutation_entropy_backward", grad_entropy, (b,), t.dtype)
     grads = tuple(torch.empty_like(p) for p in (t, row, col))
     if t.numel():
         with on(t):

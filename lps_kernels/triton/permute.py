@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lps_kernels.triton.gather import gather, gather_sum
-from lps_kernels.triton.launch import compute, dense, nothing
+from lps_kernels.triton.launch import check_gradient, compute, dense, nothing
 from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
 
 
@@ -64,7 +64,7 @@ def permute_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, perm, num_nodes, grad_y = dense(x), dense(perm), dense(num_nodes), dense(grad_y)
     check("permute_backward", x, perm, num_nodes, order, False)
-    check("permute_backward", grad_y, perm, num_nodes, order, True)
+    check_gradient("permute_backward", grad_y, (*perm.shape[:2], *x.shape[1:]), x.dtype)
     inside = compute(x.dtype)[1]
     grad_x, soft_grads = nothing(x), (nothing(x),) * 3
     soft = tuple(map(dense, (t, row, col)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.inverse import inverse_of
-from lps_kernels.triton.launch import OPTIONS, cdiv, dense, nothing, on, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, check_gradient, dense, nothing, on, programs
 from lps_kernels.triton.lines import order_of
 from lps_kernels.triton.rotate_gradients import rotate_gradients
 from lps_kernels.triton.rotations import (
@@ -129,8 +129,7 @@ def launch_backward(
         raise ValueError(f"{name}: expected a gradient")
     grad_y, x, perm, q, center, num_nodes = map(dense, (grad_y, x, perm, q, center, num_nodes))
     s = space_of(name, x, q, center, num_nodes, order, False)
-    if grad_y.shape != s.shape(True) or grad_y.dtype != x.dtype:
-        raise ValueError(f"{name}: expected a gradient {s.shape(True)} in {x.dtype}, got {tuple(grad_y.shape)}")
+    check_gradient(name, grad_y, s.shape(True), x.dtype)
     need_x, need_q, need_center = need
     grad_x = torch.empty_like(x) if need_x else nothing(x)
     grad_q = torch.empty_like(q) if need_q else nothing(x)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lps_kernels.triton.entries import skew_of
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gather import gather_sum
-from lps_kernels.triton.launch import compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import check_gradient, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.lines import in_order, line_for, load_graph, order_of, store_line
 from lps_kernels.triton.moves import node
 from lps_kernels.triton.permute import check as check_features
@@ -176,6 +176,8 @@ def sample_permute_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     what, perm, saved = "sample_permute_backward", dense(saved_perm), (saved_t, saved_row, saved_col)
     vectors, found, pairs, through = (grad_t, grad_row, grad_col), [], {}, soft and needs & 1
+    for grad, part in zip(vectors, saved):
+        check_gradient(what, grad, part.shape, part.dtype)
     for order, features, grad in ((1, x, grad_x_k), (2, edges, grad_edges_k)):
         needed = features is not None and needs >> order & 1
         if features is None or grad is None or not (needed or through):
@@ -184,7 +186,7 @@ def sample_permute_backward(
         pairs[order] = features, grad = dense(features), dense(grad)
         if hard:
             check_features(what, features, perm, num_nodes, order, False)
-            check_features(what, grad, perm, num_nodes, order, True)
+            check_gradient(what, grad, (*perm.shape[:2], *features.shape[1:]), features.dtype)
             found.append(_to_nodes(features, grad, perm, num_nodes, order) if needed else nothing(x))
         else:
             mask, parts = needed | (14 if through else 0), _parts(features, soft, saved)

@@ -18,7 +18,7 @@ from lps_kernels.triton.centroid import centroid
 from lps_kernels.triton.entries import load_rows, store_rows
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
-from lps_kernels.triton.launch import OPTIONS, cdiv, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, cdiv, check_gradient, compute, dense, nothing, on, power_of_two, programs
 from lps_kernels.triton.orthonormalize import orthonormalize
 from lps_kernels.triton.random_orthogonal import haar_entries
 from lps_kernels.triton.rotate_gradients import rotate_gradients
@@ -149,13 +149,14 @@ def sample_rotate_backward(
     center = dense(saved_center) if centered else None
     need_v, need_x = v is not None and bool(needs & 1), bool(needs & 2)
     s = space_of("sample_rotate_backward", x, q, center, num_nodes, 1, False)
+    check_gradient("sample_rotate_backward", grad_q, q.shape, q.dtype)
+    check_gradient("sample_rotate_backward", grad_center, saved_center.shape, q.dtype)
+    check_gradient("sample_rotate_backward", grad_x_k, s.shape(True), x.dtype)
     if s.d > SMALL or not q.numel() or not x.numel():
         return large_backward(
             grad_q, grad_center if centered else None, grad_x_k, v, x, num_nodes, special, center, q, flags, need_v,
             need_x,
         )  # fmt: skip
-    if grad_x_k is not None and (grad_x_k.shape != s.shape(True) or grad_x_k.dtype != x.dtype):
-        raise ValueError(f"sample_rotate_backward: expected {s.shape(True)} in {x.dtype}, got {tuple(grad_x_k.shape)}")
     through, new = need_x and centered, torch.zeros_like if grad_x_k is None else torch.empty_like
     grad_v, grad_x = torch.empty_like(v) if need_v else nothing(x), new(x) if need_x else nothing(x)
     with on(x):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, to_lanes
-from lps_kernels.triton.launch import compute, dense, nothing, on, programs
+from lps_kernels.triton.launch import check_gradient, compute, dense, nothing, on, programs
 from lps_kernels.triton.sinkhorn import half_step, row_sizes, sinkhorn_backward
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
 
@@ -177,6 +177,8 @@ def soft_sort_backward(
     grad, sizes = torch.empty_like(scores), row_sizes(n, dtype)
     if not soft or n_iter == 0:
         grad_row = grad_col = None
+    for g in (grad_t, grad_row, grad_col):
+        check_gradient("soft_sort_backward", g, scores.shape, dtype)
     if not scores.numel():
         return grad
     block = sizes["W"] * 32 * sizes["E"]
