@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import lps_kernels as lk
 
@@ -155,3 +156,16 @@ def test_floats_that_no_kernel_knows_are_moved_but_not_averaged() -> None:
     assert torch.equal(g.transform_input(x).float(), g.transform_input(x.float()))
     with pytest.raises(TypeError, match="y: expected floating point"):
         g.transform_output(g.transform_input(x))
+
+
+@EACH
+def test_vmap_takes_elements(made: str) -> None:
+    g, order = MADE[made]()
+    h = g.inverse() if made == "orthogonal" else g
+    both = pytree.tree_map(lambda *x: torch.stack(x), g, h)
+    x = points(torch.complex64) if made == "unitary" else points()
+    y = torch.vmap(lambda g, x: g.transform_output(g.transform_input(x, order), order), (0, None))(both, x)
+    want = [g.transform_output(g.transform_input(x, order), order) for g in (g, h)]
+    assert torch.allclose(y, torch.stack(want), atol=1e-6)
+    shapes = pytree.tree_map(lambda x: x.dim(), g)
+    assert pytree.tree_leaves(shapes) == [x.dim() for x in pytree.tree_leaves(g)]

@@ -21,6 +21,7 @@ class GroupElement:
     """
 
     _fields: tuple[str, ...] = ()
+    _is_node: tuple[bool, ...] = ()  # of the fields, where a pytree's leaves may be anything: vmap puts numbers there
 
     def __init_subclass__(cls) -> None:
         pytree.register_pytree_node(
@@ -32,7 +33,7 @@ class GroupElement:
 
     def _flatten(self) -> tuple[list, tuple]:
         state = [getattr(self, f"_{name}") for name in self._fields]
-        is_node = [isinstance(value, (Tensor, GroupElement)) for value in state]
+        is_node = self._is_node or [isinstance(value, (Tensor, GroupElement)) for value in state]
         nodes = [value for value, node in zip(state, is_node) if node]
         return nodes, tuple((node, None if node else value) for value, node in zip(state, is_node))
 
@@ -42,6 +43,7 @@ class GroupElement:
         g = object.__new__(cls)
         for name, (node, value) in zip(cls._fields, context):
             object.__setattr__(g, f"_{name}", next(nodes) if node else value)
+        object.__setattr__(g, "_is_node", tuple(node for node, _ in context))
         return g
 
     def __setattr__(self, name: str, value: object) -> None:
