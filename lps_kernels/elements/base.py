@@ -29,6 +29,9 @@ class GroupElement:
             lambda g: cls._flatten(g),
             lambda values, context: cls._unflatten(values, context),
             serialized_type_name=f"lps_kernels.{cls.__name__}",
+            to_dumpable_context=lambda context: context,
+            from_dumpable_context=lambda context: tuple(map(tuple, context)),  # lists, once saved
+            flatten_with_keys_fn=lambda g: g._flatten_with_keys(),
         )
 
     def _flatten(self) -> tuple[list, tuple]:
@@ -36,6 +39,11 @@ class GroupElement:
         is_node = self._is_node or [isinstance(value, (Tensor, GroupElement)) for value in state]
         nodes = [value for value, node in zip(state, is_node) if node]
         return nodes, tuple((node, None if node else value) for value, node in zip(state, is_node))
+
+    def _flatten_with_keys(self) -> tuple[list, tuple]:
+        nodes, context = self._flatten()
+        names = [f"_{name}" for name, (node, _) in zip(self._fields, context) if node]
+        return list(zip(map(pytree.GetAttrKey, names), nodes)), context
 
     @classmethod
     def _unflatten(cls, nodes, context):
