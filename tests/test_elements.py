@@ -127,6 +127,36 @@ def test_motions_from_wrong_matrices_raise(q, center, error: type, message: str)
         lk.Euclidean.from_matrix(q, center)
 
 
+@pytest.mark.parametrize(
+    "nodes", [torch.tensor([5, 3], dtype=torch.int32), torch.tensor([5]), torch.tensor([5, -1]), 5]
+)
+def test_motions_from_matrices_check_their_nodes(nodes) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^num_nodes: expected"):
+        lk.Euclidean.from_matrix(torch.eye(D).expand(B, K, D, D), torch.zeros(B, D), num_nodes=nodes)
+
+
+@EACH
+@pytest.mark.parametrize("x", [None, "x", 3.0])
+def test_what_is_no_tensor_raises_by_name(made: str, x) -> None:
+    g, order = MADE[made]()
+    for name, act in (("x", g.transform_input), ("y", g.transform_output)):
+        with pytest.raises(TypeError, match=f"^{name}: expected a tensor"):
+            act(x, order)
+
+
+@EACH
+def test_an_order_is_no_bool(made: str) -> None:
+    g, _ = MADE[made]()
+    with pytest.raises(ValueError, match=r"^order: expected"):
+        g.transform_input(points(), True)
+
+
+@pytest.mark.parametrize("group", [lk.Orthogonal, lk.Unitary, lk.Euclidean])
+def test_identities_of_integers_raise(group) -> None:
+    with pytest.raises(TypeError, match=r"^dtype: expected a floating or complex one"):
+        group.identity(B, K, D, dtype=torch.int64)
+
+
 def test_motions_take_a_translation_of_another_dtype() -> None:
     g = lk.Euclidean.from_matrix(torch.eye(D).expand(B, K, D, D), torch.ones(B, D, dtype=torch.float64))
     assert torch.equal((g.inverse() @ g).matrix(), torch.eye(D + 1).expand(B, K, D + 1, D + 1))
