@@ -41,7 +41,7 @@ inline Space space_of(const char* op, const Tensor& x, const Tensor& q, const Op
     fits = fits && (center->size(1) == 1 || center->size(1) == k) && center->scalar_type() == q.scalar_type();
     STD_TORCH_CHECK(fits, op, ": expected center (b, 1 or k, d) in the computing dtype");
   }
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, b);
   return {b, k, x.size(lead), d, x.size(x.dim() - 1), order, center ? center->size(1) : 1, in<int64_t>(num_nodes)};
 }
 

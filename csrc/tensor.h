@@ -95,6 +95,17 @@ inline void check_gradient(const char* op, const OptionalTensor& grad, const Ten
                   ": expected a gradient of the output's size and dtype");
 }
 
+inline void check_nodes(const char* op, const OptionalTensor& num_nodes, int64_t b) {
+  STD_TORCH_CHECK(!num_nodes || (num_nodes->numel() == b && num_nodes->scalar_type() == ScalarType::Long), op,
+                  ": expected num_nodes (b,) int64");
+}
+
+// Of a mean over samples, in the dtype that features are computed in.
+inline void check_weights(const char* op, const OptionalTensor& weights, int64_t rows, ScalarType dtype) {
+  STD_TORCH_CHECK(!weights || (weights->numel() == rows && weights->scalar_type() == dtype), op,
+                  ": expected weights (b, k) in the computing dtype");
+}
+
 template <class T>
 const T* in(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());

@@ -273,3 +273,20 @@ def test_naming_a_backend_compiles_anew():
         function(x, perm)
     function(x, perm)
     assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("kind", ["permutation", "product"])
+def test_exports_a_function_of_elements(kind, tmp_path):
+    class Act(torch.nn.Module):
+        def forward(self, g, x):
+            return g.transform_output(2 * g.transform_input(x, order), order), g
+
+    x = torch.randn(2, 5, 3)
+    g, order = lk.Permutation.uniform(2, 3, 5, num_nodes=torch.tensor([5, 3])), 1
+    if kind == "product":
+        g, order = lk.Product(g, lk.Euclidean.uniform(x, 3, num_nodes=g.num_nodes)), (1, "point")
+    torch.export.save(torch.export.export(Act(), (g, x)), tmp_path / "act.pt2")
+    y, same = torch.export.load(tmp_path / "act.pt2").module()(g, x)
+    assert torch.allclose(y, Act()(g, x)[0], atol=1e-6) and repr(same) == repr(g)
+    paths = [torch.utils._pytree.keystr(path) for path, _ in torch.utils._pytree.tree_leaves_with_path(g)]
+    assert paths[-1].endswith("_num_nodes")

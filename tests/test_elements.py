@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import lps_kernels as lk
 
@@ -126,6 +127,36 @@ def test_motions_from_wrong_matrices_raise(q, center, error: type, message: str)
         lk.Euclidean.from_matrix(q, center)
 
 
+@pytest.mark.parametrize(
+    "nodes", [torch.tensor([5, 3], dtype=torch.int32), torch.tensor([5]), torch.tensor([5, -1]), 5]
+)
+def test_motions_from_matrices_check_their_nodes(nodes) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^num_nodes: expected"):
+        lk.Euclidean.from_matrix(torch.eye(D).expand(B, K, D, D), torch.zeros(B, D), num_nodes=nodes)
+
+
+@EACH
+@pytest.mark.parametrize("x", [None, "x", 3.0])
+def test_what_is_no_tensor_raises_by_name(made: str, x) -> None:
+    g, order = MADE[made]()
+    for name, act in (("x", g.transform_input), ("y", g.transform_output)):
+        with pytest.raises(TypeError, match=f"^{name}: expected a tensor"):
+            act(x, order)
+
+
+@EACH
+def test_an_order_is_no_bool(made: str) -> None:
+    g, _ = MADE[made]()
+    with pytest.raises(ValueError, match=r"^order: expected"):
+        g.transform_input(points(), True)
+
+
+@pytest.mark.parametrize("group", [lk.Orthogonal, lk.Unitary, lk.Euclidean])
+def test_identities_of_integers_raise(group) -> None:
+    with pytest.raises(TypeError, match=r"^dtype: expected a floating or complex one"):
+        group.identity(B, K, D, dtype=torch.int64)
+
+
 def test_motions_take_a_translation_of_another_dtype() -> None:
     g = lk.Euclidean.from_matrix(torch.eye(D).expand(B, K, D, D), torch.ones(B, D, dtype=torch.float64))
     assert torch.equal((g.inverse() @ g).matrix(), torch.eye(D + 1).expand(B, K, D + 1, D + 1))
@@ -155,3 +186,16 @@ def test_floats_that_no_kernel_knows_are_moved_but_not_averaged() -> None:
     assert torch.equal(g.transform_input(x).float(), g.transform_input(x.float()))
     with pytest.raises(TypeError, match="y: expected floating point"):
         g.transform_output(g.transform_input(x))
+
+
+@EACH
+def test_vmap_takes_elements(made: str) -> None:
+    g, order = MADE[made]()
+    h = g.inverse() if made == "orthogonal" else g
+    both = pytree.tree_map(lambda *x: torch.stack(x), g, h)
+    x = points(torch.complex64) if made == "unitary" else points()
+    y = torch.vmap(lambda g, x: g.transform_output(g.transform_input(x, order), order), (0, None))(both, x)
+    want = [g.transform_output(g.transform_input(x, order), order) for g in (g, h)]
+    assert torch.allclose(y, torch.stack(want), atol=1e-6)
+    shapes = pytree.tree_map(lambda x: x.dim(), g)
+    assert pytree.tree_leaves(shapes) == [x.dim() for x in pytree.tree_leaves(g)]

@@ -176,3 +176,32 @@ def test_a_gradient_that_is_not_one_of_the_output_raises(name, backend):
         for bad in () if grad is None else (grad.narrow(-1, 0, grad.shape[-1] - 1), grad.half()):
             with pytest.raises((RuntimeError, ValueError), match="expected"):
                 op.backward.run(backend, (*grads[:i], bad, *grads[i + 1 :], *args, *saved, needs))
+
+
+@pytest.mark.parametrize("name", [n for n in FORWARD if FORWARD[n].has_kernel("cpu")])
+def test_what_a_kernel_would_read_beyond_its_end_raises(name):
+    op, args = prepared(name, dataclasses.replace(testing.cases(name)[0], ragged=True, weighted=True), "cpu")
+    if "num_nodes" in op.parameters:
+        args[op.parameters.index("num_nodes")] = torch.ones(2, dtype=torch.int64)
+    bad = {"seed": lambda x: x.int(), "num_nodes": lambda x: x.int(), "weights": lambda x: x[:, 1:]}
+    if name == "sample_rotate":
+        del bad["seed"]  # which is not read where there are vectors
+    broken = [(i, bad[p](args[i])) for i, p in enumerate(op.parameters) if p in bad]
+    for i, wrong in broken:
+        with pytest.raises(RuntimeError, match="expected"):
+            op.kernel(*args[:i], wrong, *args[i + 1 :])
+    if not op.differentiable:
+        return
+    outs = op.kernel(*args)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    grads = [torch.zeros_like(o) if o.is_floating_point() else None for o in outs]
+    rest = [*args, *[outs[i] for i in op.saves], 2 ** len(op.differentiable) - 1]
+    broken = [(i, wrong) for i, wrong in broken if op.parameters[i] != "seed"]
+    for i, o in enumerate((outs[i] for i in op.saves), len(args)):
+        broken.append((i, o.narrow(-1, 0, o.shape[-1] - 1)))
+        if o.dtype == torch.int64:
+            broken.append((i, o + o.shape[-1]))
+    op.backward.kernel(*grads, *rest)
+    for i, wrong in broken:
+        with pytest.raises(RuntimeError):
+            op.backward.kernel(*grads, *rest[:i], wrong, *rest[i + 1 :])

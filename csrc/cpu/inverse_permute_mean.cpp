@@ -19,9 +19,7 @@ static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, Opti
     return x;
   }
   check_soft("inverse_permute_mean", y, perm, t, row, col, hard);
-  STD_TORCH_CHECK(
-      !weights || (weights->numel() == s.rows() && weights->scalar_type() == compute_dtype(y.scalar_type())),
-      "inverse_permute_mean: expected weights (b, k) in the dtype that y is computed in");
+  check_weights("inverse_permute_mean", weights, s.rows(), compute_dtype(y.scalar_type()));
   if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   floating_switch(y.scalar_type(), "inverse_permute_mean", [&](auto type) {
     using F = typename decltype(type)::type;
@@ -81,6 +79,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
   check_soft(name, y, perm, t, row, col, hard);
   const bool need_y = needs & 1, need_soft = t && (!hard || (needs & 14)), need_weights = weights && (needs & 16);
   const ScalarType dtype = compute_dtype(y.scalar_type());
+  check_weights(name, weights, s.rows(), dtype);
   Tensor grad_y = need_y ? empty(y) : empty(y, {0});
   const auto like_t = [&](int64_t bit) {
     return need_soft || needs & bit ? empty(y, {s.b, s.k, s.n}, dtype) : empty(y, {0}, dtype);

@@ -3,11 +3,6 @@
 
 namespace lps::cpu {
 
-static void check_weights(const Space& s, const Tensor& q, const OptionalTensor& weights) {
-  STD_TORCH_CHECK(!weights || (weights->numel() == s.b * s.k && weights->scalar_type() == q.scalar_type()),
-                  "inverse_permute_rotate_mean: expected weights (b, k) in the computing dtype");
-}
-
 static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor, OptionalTensor, OptionalTensor,
                                           Tensor q, OptionalTensor center, OptionalTensor num_nodes,
                                           OptionalTensor weights, double, int64_t order, bool mean) {
@@ -15,7 +10,7 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
   weights = dense(weights);
   const Space s = space_of("inverse_permute_rotate_mean", y, q, center, num_nodes, order, true);
   const Shape p = permutation_of("inverse_permute_rotate_mean", s, perm, num_nodes);
-  check_weights(s, q, weights);
+  check_weights("inverse_permute_rotate_mean", weights, s.b * s.k, q.scalar_type());
   Tensor x = empty(y, sizes_of(s, !mean));
   if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   floating_switch(y.scalar_type(), "inverse_permute_rotate_mean", [&](auto type) {
@@ -106,7 +101,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> invers
   check_gradient(op, grad, y, mean ? s.b * s.size() : y.numel());
   const Shape p = permutation_of(op, s, perm, num_nodes);
   check_soft(op, y, perm, t, row, col, true);
-  check_weights(s, q, weights);
+  check_weights(op, weights, s.b * s.k, q.scalar_type());
   const bool need_y = needs & 1, need_soft = t && (needs & 14), need_q = needs & 16;
   const bool need_center = center && needs & 32, need_weights = weights && needs & 64;
   const auto made = [&](bool needed, const Tensor& like, std::vector<int64_t> sizes) {

@@ -62,8 +62,7 @@ static Tensor inverse_rotate_mean(Tensor y, Tensor q, OptionalTensor center, Opt
                                   OptionalTensor weights, int64_t order, bool mean) {
   y = dense(y), q = dense(q), center = dense(center), num_nodes = dense(num_nodes), weights = dense(weights);
   const Space s = space_of("inverse_rotate_mean", y, q, center, num_nodes, order, true);
-  STD_TORCH_CHECK(!weights || (weights->numel() == s.b * s.k && weights->scalar_type() == q.scalar_type()),
-                  "inverse_rotate_mean: expected weights (b, k) in the computing dtype");
+  check_weights("inverse_rotate_mean", weights, s.b * s.k, q.scalar_type());
   Tensor x = empty(y, sizes_of(s, !mean));
   if (mean && s.k == 0) return mean_of_none(x, weights.has_value());
   const int64_t blocks = (s.n + kNodeBlock - 1) / kNodeBlock, block = std::min(s.n, kNodeBlock);
@@ -150,6 +149,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> inverse_rotate_mean_backward(O
   const Space s = space_of("inverse_rotate_mean_backward", y, q, center, num_nodes, order, true);
   space_of("inverse_rotate_mean_backward", grad, q, center, num_nodes, order, !mean);
   check_gradient("inverse_rotate_mean_backward", grad, y, mean ? s.b * s.size() : y.numel());
+  check_weights("inverse_rotate_mean_backward", weights, s.b * s.k, q.scalar_type());
   const bool need_y = needs & 1, need_q = needs & 2, need_center = center && needs & 4, need_w = weights && needs & 8;
   Tensor grad_y = need_y ? empty(y, sizes_of(s, true)) : empty(y, {0});
   Tensor grad_q = need_q ? empty(q, {s.b, s.k, s.d, s.d}) : empty(q, {0});

@@ -44,4 +44,9 @@ inline int64_t count_nodes(const int64_t* num_nodes, int64_t b, int64_t n) {
   return num_nodes ? std::min(std::max<int64_t>(num_nodes[b], 0), n) : n;
 }
 
+inline uint64_t seed_of(const char* op, const Tensor& seed) {
+  STD_TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, op, ": expected a seed (1,) int64");
+  return static_cast<uint64_t>(*in<int64_t>(seed));
+}
+
 }  // namespace lps::cpu

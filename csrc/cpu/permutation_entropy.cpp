@@ -163,7 +163,7 @@ static int64_t check(const char* op, Tensor& t, Tensor& row, Tensor& col, Option
   STD_TORCH_CHECK(t.scalar_type() == row.scalar_type() && t.scalar_type() == col.scalar_type() &&
                       t.scalar_type() == compute_dtype(t.scalar_type()),
                   op, ": expected t, row and col in float32 or float64");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == t.size(0), op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, t.size(0));
   return t.size(0) * t.size(1);
 }
 

@@ -45,7 +45,7 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   bool fits = x.dim() == lead + order + 1 && x.size(0) == shape.b && (!has_samples || x.size(1) == shape.k);
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, shape.b);
   STD_TORCH_CHECK(in_range(shape.perm, shape.rows() * shape.n, shape.n), op,
                   ": expected perm with values from 0 to n - 1");
   return shape;

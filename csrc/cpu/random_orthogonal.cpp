@@ -115,13 +115,12 @@ static void haar(uint64_t seed, int64_t rows, int64_t d, bool special, T* q) {
 }
 
 Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool special, bool unitary, bool wide) {
-  STD_TORCH_CHECK(seed.numel() == 1, "random_orthogonal: expected a seed of one element");
   STD_TORCH_CHECK(b >= 0 && k >= 0 && d >= 0, "random_orthogonal: expected sizes of 0 or more");
   STD_TORCH_CHECK(!special || !unitary, "random_orthogonal: expected real matrices for a determinant of 1");
   std::vector<int64_t> sizes = {b, k, d, d};
   if (unitary) sizes.push_back(2);
   Tensor q = empty(seed, sizes, wide ? ScalarType::Double : ScalarType::Float);
-  const uint64_t key = static_cast<uint64_t>(*in<int64_t>(seed));
+  const uint64_t key = seed_of("random_orthogonal", seed);
   const auto run = [&](auto type) {
     using T = typename decltype(type)::type;
     if (d == 0) return;

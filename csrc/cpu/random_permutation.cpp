@@ -94,15 +94,14 @@ inline void short_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, 
 }
 
 static Tensor random_permutation(Tensor seed, OptionalTensor num_nodes, int64_t b, int64_t k, int64_t n) {
-  STD_TORCH_CHECK(seed.numel() == 1, "random_permutation: expected a seed of one element");
   STD_TORCH_CHECK(b >= 0 && k >= 0 && n >= 0, "random_permutation: expected sizes of 0 or more");
   STD_TORCH_CHECK(n < (int64_t{1} << 32), "random_permutation: expected n below 2^32");
   num_nodes = dense(num_nodes);
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, "random_permutation: expected num_nodes of shape (b,)");
+  check_nodes("random_permutation", num_nodes, b);
   Tensor perm = empty(seed, {b, k, n}, ScalarType::Long);
   int64_t mask = 1;
   while (mask < n) mask *= 2;
-  const uint64_t key = static_cast<uint64_t>(*in<int64_t>(seed));
+  const uint64_t key = seed_of("random_permutation", seed);
   const Keys keys{PhiloxKeys(key), key, n, mask - 1};
   const int64_t* nodes = in<int64_t>(num_nodes);
   int64_t* result = out<int64_t>(perm);

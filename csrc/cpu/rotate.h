@@ -43,7 +43,8 @@ struct Action {
     if (!planar) return {x, n, s.c};
     buffer.resize(size(n));
     T* const to = buffer.data();
-    each_channels(n, [=](int64_t row, int64_t place, auto bytes) { copy(to + place, x + row, bytes); });
+    const int64_t turned = s.c == 1 ? turn_blocks<false>(x, to, n) : 0;
+    each_channels(turned, n, [=](int64_t row, int64_t place, auto bytes) { copy(to + place, x + row, bytes); });
     for (int64_t p = 0; p < s.node() / s.c; ++p) {
       T* const at = buffer.data() + p * plane(n);
       std::fill(at + n * s.c, at + plane(n), T(0));
@@ -52,7 +53,8 @@ struct Action {
   }
   // Back from what is arranged.
   void restore(const T* from, int64_t n, T* y) const {
-    each_channels(n, [=](int64_t row, int64_t place, auto bytes) { copy(y + row, from + place, bytes); });
+    const int64_t turned = s.c == 1 ? turn_blocks<true>(from, y, n) : 0;
+    each_channels(turned, n, [=](int64_t row, int64_t place, auto bytes) { copy(y + row, from + place, bytes); });
   }
 
   // y (+)= by q x, or q^T x, and both sides of a tensor; y is arranged too.
@@ -115,13 +117,40 @@ struct Action {
     copy_bytes(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), bytes);
   }
 
-  // Calls body(where they lie, where they are arranged, bytes) for the channels of every number of a node.
+  // Nodes without channels to planes, or back, by blocks of whole vectors, the last of a node over numbers of the one
+  // before; how many nodes were. What is written beyond a node is overwritten by the next one.
+  template <bool kBack>
+  int64_t turn_blocks(const T* from, T* to, int64_t n) const {
+    constexpr int64_t lanes = kLanes<T>;
+    const int64_t planes = s.node(), size = plane(n), whole = whole_rows<T>(n, planes), count = std::min(lanes, planes);
+    int64_t i = 0;
+    for (; i + lanes <= whole; i += lanes) {
+      for (int64_t done = 0; done < planes; done += lanes) {
+        const int64_t e = std::max<int64_t>(std::min(done, planes - lanes), 0);
+        Vec<T> block[lanes] = {};
+#pragma GCC unroll 16
+        for (int64_t l = 0; l < lanes; ++l) {
+          if (!kBack) block[l] = load(from + (i + l) * planes + e);
+          if (kBack && l < count) block[l] = load(from + (e + l) * size + i);
+        }
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int64_t l = 0; l < lanes; ++l) {
+          if (kBack) store(to + (i + l) * planes + e, block[l]);
+          if (!kBack && l < count) store(to + (e + l) * size + i, block[l]);
+        }
+      }
+    }
+    return i;
+  }
+
+  // Calls body(where they lie, where they are arranged, bytes) for the channels of every number of nodes [first, n).
   template <class Body>
-  void each_channels(int64_t n, const Body& body) const {
+  void each_channels(int64_t first, int64_t n, const Body& body) const {
     const int64_t c = s.c, planes = s.node() / c, size = plane(n);
     with_size(c * sizeof(T), [=](auto bytes) {
       for (int64_t p = 0; p < planes; ++p) {
-        for (int64_t i = 0; i < n; ++i) body((i * planes + p) * c, p * size + i * c, bytes);
+        for (int64_t i = first; i < n; ++i) body((i * planes + p) * c, p * size + i * c, bytes);
       }
     });
   }

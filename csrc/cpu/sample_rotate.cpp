@@ -1,6 +1,7 @@
 // sample_rotate: matrices, the centroid and the rotated points in one call, and all their gradients in one.
 #include "cpu/parallel.h"
 #include "cpu/rotations.h"
+#include "space.h"
 
 namespace lps::cpu {
 
@@ -39,7 +40,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> sample_rotate(OptionalTensor v
   const int64_t b = x.size(0), d = x.size(2);
   STD_TORCH_CHECK(!v || (v->dim() == 4 && v->size(0) == b && v->size(1) == k && v->size(2) == d && v->size(3) == d),
                   "sample_rotate: expected v (b, k, d, d)");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, "sample_rotate: expected num_nodes of shape (b,)");
+  check_nodes("sample_rotate", num_nodes, b);
   Tensor q = x, degenerate = x;
   if (v) {
     const auto [columns, flags] = gram_schmidt(reshaped(*v, {b * k, d, d}), special);
@@ -74,6 +75,8 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
   const bool need_v = v && needs & 1, need_x = needs & 2;
   OptionalTensor center;
   if (centered) center = saved_center;
+  space_of("sample_rotate_backward", x, q, center, num_nodes, 1, false);
+  STD_TORCH_CHECK(q.size(1) == k, "sample_rotate_backward: expected q (b, k, d, d)");
   Tensor to_x = need_x ? zeros(x, {b, n, d, c}) : empty(x, {0}), to_q = zeros(q, {b, k, d, d});
   Tensor to_center = zeros(q, {b, 1, d});
   if (grad_x_k) {

@@ -1,6 +1,6 @@
 // soft_sort: a stable sort by descending score with random ties, and the Sinkhorn scalings of its relaxation.
 #include "cpu/ops.h"
-#include "cpu/parallel.h"
+#include "cpu/permute.h"
 #include "cpu/sinkhorn.h"
 #include "cpu/sort_scores.h"
 
@@ -202,7 +202,7 @@ static Tensor to_compute(const Tensor& x) {
 
 static void check_scores(const Tensor& scores, const OptionalTensor& num_nodes, double tau, int64_t n_iter) {
   STD_TORCH_CHECK(scores.dim() == 3, "soft_sort: expected scores of shape (b, k, n)");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == scores.size(0), "soft_sort: expected num_nodes of shape (b,)");
+  check_nodes("soft_sort", num_nodes, scores.size(0));
   STD_TORCH_CHECK(tau > 0 && n_iter >= 0, "soft_sort: expected tau > 0 and n_iter >= 0");
   STD_TORCH_CHECK(scores.size(2) < INT32_MAX, "soft_sort: expected n below 2^31");
 }
@@ -210,13 +210,12 @@ static void check_scores(const Tensor& scores, const OptionalTensor& num_nodes, 
 std::tuple<Tensor, Tensor, Tensor, Tensor> soft_sort(Tensor scores, Tensor seed, OptionalTensor num_nodes, double tau,
                                                      int64_t n_iter, bool normalize, bool soft) {
   check_scores(scores, num_nodes, tau, n_iter);
-  STD_TORCH_CHECK(seed.numel() == 1, "soft_sort: expected a seed of one element");
   scores = to_compute(scores);
   num_nodes = dense(num_nodes);
   const int64_t b = scores.size(0), k = scores.size(1), n = scores.size(2);
   Tensor perm = empty(scores, {b, k, n}, ScalarType::Long), t = empty(scores, {b, k, n});
   Tensor row = empty(scores, {b, k, soft ? n : 0}), col = empty(scores, {b, k, soft ? n : 0});
-  const uint64_t key = static_cast<uint64_t>(*in<int64_t>(seed));
+  const uint64_t key = seed_of("soft_sort", seed);
   const Options options{tau, n_iter, normalize, soft};
   floating_switch(scores.scalar_type(), "soft_sort", [&](auto type) {
     using T = Compute<typename decltype(type)::type>;
@@ -241,7 +240,15 @@ Tensor soft_sort_backward(OptionalTensor, OptionalTensor grad_t, OptionalTensor 
   num_nodes = dense(num_nodes);
   grad_t = dense(grad_t), grad_row = dense(grad_row), grad_col = dense(grad_col);
   perm = dense(perm), t = dense(t), row = dense(row), col = dense(col);
-  const int64_t b = scores.size(0), k = scores.size(1), n = scores.size(2);
+  const int64_t b = scores.size(0), k = scores.size(1), n = scores.size(2), count = scores.numel();
+  const auto fits = [&](const Tensor& x, ScalarType type, int64_t size) {
+    return x.numel() == size && x.scalar_type() == type;
+  };
+  const ScalarType wide = scores.scalar_type();
+  const int64_t kept = soft ? count : 0;
+  STD_TORCH_CHECK(fits(perm, ScalarType::Long, count) && fits(t, wide, count) && fits(row, wide, kept) &&
+                      fits(col, wide, kept) && in_range(in<int64_t>(perm), count, n),
+                  "soft_sort_backward: expected perm, t, row and col as soft_sort gave them");
   Tensor grad = empty(scores, {b, k, n});
   const Options options{tau, n_iter, normalize, soft};
   floating_switch(scores.scalar_type(), "soft_sort_backward", [&](auto type) {

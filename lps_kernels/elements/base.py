@@ -21,6 +21,7 @@ class GroupElement:
     """
 
     _fields: tuple[str, ...] = ()
+    _is_node: tuple[bool, ...] = ()  # of the fields, where a pytree's leaves may be anything: vmap puts numbers there
 
     def __init_subclass__(cls) -> None:
         pytree.register_pytree_node(
@@ -28,13 +29,21 @@ class GroupElement:
             lambda g: cls._flatten(g),
             lambda values, context: cls._unflatten(values, context),
             serialized_type_name=f"lps_kernels.{cls.__name__}",
+            to_dumpable_context=lambda context: context,
+            from_dumpable_context=lambda context: tuple(map(tuple, context)),  # lists, once saved
+            flatten_with_keys_fn=lambda g: g._flatten_with_keys(),
         )
 
     def _flatten(self) -> tuple[list, tuple]:
         state = [getattr(self, f"_{name}") for name in self._fields]
-        is_node = [isinstance(value, (Tensor, GroupElement)) for value in state]
+        is_node = self._is_node or [isinstance(value, (Tensor, GroupElement)) for value in state]
         nodes = [value for value, node in zip(state, is_node) if node]
         return nodes, tuple((node, None if node else value) for value, node in zip(state, is_node))
+
+    def _flatten_with_keys(self) -> tuple[list, tuple]:
+        nodes, context = self._flatten()
+        names = [f"_{name}" for name, (node, _) in zip(self._fields, context) if node]
+        return list(zip(map(pytree.GetAttrKey, names), nodes)), context
 
     @classmethod
     def _unflatten(cls, nodes, context):
@@ -42,6 +51,7 @@ class GroupElement:
         g = object.__new__(cls)
         for name, (node, value) in zip(cls._fields, context):
             object.__setattr__(g, f"_{name}", next(nodes) if node else value)
+        object.__setattr__(g, "_is_node", tuple(node for node, _ in context))
         return g
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -81,6 +83,7 @@ class Euclidean(GroupElement):
         center = checks.center(center, q, 1)
         if center.is_complex():
             raise TypeError(f"center: expected a real translation, got {center.dtype}")
+        checks.num_nodes(num_nodes, q.shape[0], sys.maxsize, q.device)
         return cls(q, center.to(q.dtype), None, num_nodes)
 
     @classmethod
@@ -118,7 +121,7 @@ class Euclidean(GroupElement):
 
     def _order(self, order):
         names = {0: 0, "scalar": 0, 1: "point", "point": "point", "vector": "vector", 2: "tensor", "tensor": "tensor"}
-        if isinstance(order, (int, str)) and order in names:
+        if isinstance(order, (int, str)) and not isinstance(order, bool) and order in names:
             return names[order]
         raise ValueError(f"order: expected one of 'scalar', 'vector', 'point', 'tensor', 0, 1 or 2, got {order!r}")
 
@@ -159,7 +162,7 @@ class Euclidean(GroupElement):
         return (self._center if order == "point" else None), (2 if order == "tensor" else 1)
 
     def _nodes(self, x: Tensor, leading: int, order: int) -> Tensor | None:
-        return self._num_nodes if x.dim() > leading + order else None
+        return self._num_nodes if isinstance(x, Tensor) and x.dim() > leading + order else None
 
     def _transform_input(self, x: Tensor, order: str) -> Tensor:
         center, order = self._act(order)

@@ -79,6 +79,8 @@ class Orthogonal(GroupElement):
         """Matrices that move nothing."""
         check_sizes(b=b, d=d)
         checks.samples(k)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        checks.floating_dtype(dtype)
         return cls(torch.eye(d, dtype=dtype, device=device).expand(b, k, d, d))
 
     @classmethod
