@@ -218,8 +218,8 @@ def _through_features(pairs, first, scores, seed, num_nodes, tau, n_iter, normal
         *pairs[max(pairs)], perm, soft, num_nodes, tau, range(max(pairs)),
         nodes=pairs[1] if len(pairs) == 2 else (None, None), first=tuple(map(dense, first)),
     )  # fmt: skip
-    if parts[0].shape[2] == 1:
-        vectors = (g.view(perm.shape).to(s.dtype) for g, s in zip(parts, saved))
+    if parts[0].dim() == 3:
+        vectors = (g.to(s.dtype) for g, s in zip(parts, saved))
         return soft_sort_backward(
             None, *vectors, scores, seed, num_nodes, tau, n_iter, normalize, True, perm, *saved, 1
         )
