@@ -138,7 +138,7 @@ def launch_inverse(
     if not x.numel():
         return x
     if not s.k:
-        return x.fill_(float("nan"))  # the mean of no samples, as the reference says
+        return x.fill_(float("nan") if weights is None else 0)  # a mean of no samples, or a sum, as the reference says
     with on(y):
         if s.d > SMALL:
             order = None if perm is None else inverse_of(perm)
