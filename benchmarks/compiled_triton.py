@@ -162,7 +162,7 @@ CASES = {
     "permutation_entropy": _ROWS,
     "permute": [*_NODES, *_ORDER_2, {"n": 188, "c": 16, "hard": False}, {"n": 1000, "c": 4}],
     "inverse_permute_mean": [*_NODES, *_ORDER_2, {"n": 188, "c": 16, "hard": False}, {"n": 188, "weighted": True}],
-    "sample_permute": [{"n": 188, "c": 4}],
+    "sample_permute": [{"n": 100, "c": 4}, {"n": 188, "c": 4}],
     "gram_schmidt": [{"d": d, "m": d} for d in (1, 2, 3, 4, 8, 16, 32, 64)] + [{"d": 3, "m": 3, "unitary": True}],
     "random_orthogonal": [{"d": d} for d in (2, 3, 4, 8, 64)] + [{"d": 3, "unitary": True}],
     "rotate": [*_POINTS, {"n": 64, "c": 4, "d": 70}],

@@ -73,6 +73,8 @@ LAUNCHES = [
     ("sample_rotate", Case(n=300), 2, {None: 2}),  # a program holds 1,024 points and channels; others sum theirs first
     ("sample_permute", Case(**HARD, edges=False), 1, {"x": 1, "scores": 1}),
     ("sample_permute", Case(**SOFT, edges=False), 1, {None: 3, "x": 1, "scores": 2}),
+    # More numbers than the single warp that sorts a row puts in order.
+    ("sample_permute", Case(**{**HARD, "n": 188}, edges=False), 2, {}),
     # Edges take many programs for each one of nodes: a launch of their own each way, but for the scans.
     ("sample_permute", Case(**HARD), 2, {"x edges": 2}),
     ("sample_permute", Case(**SOFT), 2, {None: 4, "scores": 2}),

@@ -125,6 +125,15 @@ def test_a_center_for_each_sample(name, d):
     testing.assert_gradients_match(op, "triton", args)
 
 
+@pytest.mark.parametrize("d", [3, 6])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["inverse_rotate_mean", "inverse_permute_rotate_mean"])
+def test_no_samples(name, weighted, d):
+    """Their mean is NaN, their weighted sum zero."""
+    args = testing.arguments(OPS[name], Case(k=0, d=d, weighted=weighted), device="cuda")
+    assert testing.same(OPS[name](*args, backend="triton"), OPS[name].reference(*args))
+
+
 @pytest.mark.parametrize("bad", [-1, 7, 2**40])
 @pytest.mark.parametrize("name", EXAMPLES[2:])
 def test_an_order_that_is_none_reads_nothing_else(name, bad):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lps_kernels.triton.gather import gather, gather_sum
 from lps_kernels.triton.launch import check_gradient, compute, dense, mean_of_none, nothing
-from lps_kernels.triton.permute import check
+from lps_kernels.triton.permute import check, needed
 from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
 from lps_kernels.triton.weight_gradient import weight_gradient
 
@@ -78,25 +78,24 @@ def inverse_permute_mean_backward(
     _check_weights(what, y, perm, weights)
     if t is not None:
         check_soft(what, y, perm, t, row, col)
-    soft, scale = tuple(map(dense, (t, row, col))), 1.0 / max(perm.shape[1], 1) if mean else 1.0
-    grad_y, soft_grads, grad_weights = nothing(y), (nothing(y),) * 3, nothing(y)
+    soft, scale = (dense(t), dense(row), dense(col)), 1.0 / max(perm.shape[1], 1) if mean else 1.0
+    grad_y, found, grad_weights = None, None, None
     share = {"weights": weights, "scale": scale, "each": not mean}
     if hard:
         if needs & 1:
             inside = compute(y.dtype)[1] if mean else None
             grad_y = gather(grad_x, perm, num_nodes, torch.empty_like(y), order, dtype=inside, **share)
         if needs & 14 and t is not None:
-            soft_grads = soft_gradient(grad_x, y, perm, soft, num_nodes, tau, range(order), **share)
+            found = soft_gradient(grad_x, y, perm, soft, num_nodes, tau, range(order), **share)
     else:
         grad_y, found = _soft_backward(grad_x, y, perm, soft, num_nodes, tau, order, share, needs)
-        soft_grads = found or soft_grads
     if needs & 16 and weights is not None:
         dtype, inside = compute(y.dtype)
         if not hard:
             y = _soft_inverse(y, perm, soft, num_nodes, tau, order, y.new_empty(y.shape, dtype=dtype))
         grad_weights = weight_gradient(grad_x, y, perm, num_nodes, order, torch.empty_like(weights), inside)
-    grad_y = grad_y if needs & 1 else nothing(y)
-    return grad_y, *(g if needs >> i & 1 else nothing(y) for i, g in enumerate(soft_grads, 1)), grad_weights
+    first, last = (nothing(y) if g is None else g for g in (grad_y, grad_weights))
+    return first, *needed(found, needs, y), last
 
 
 def _soft_backward(

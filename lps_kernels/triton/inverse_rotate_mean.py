@@ -27,6 +27,12 @@ from lps_kernels.triton.rotations_large import turn_back, turn_back_backward
 from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import SAMPLES, SMALL, space_of
 
+# By d, order, bytes of a number, whether nodes are permuted and whether a program holds them all. Told nothing, ptxas
+# takes 128 and spills 32 and 16 bytes.
+_REGISTERS = {(3, 1, 2, False, False): {"maxnreg": 144}, (3, 1, 4, True, True): {"maxnreg": 120}}
+if torch.version.hip:
+    _REGISTERS = {}
+
 
 @entry(do_not_specialize=["n", "k", "blocks", "groups", "chunks", "centers"])
 def inverse_rotate_mean_kernel(
@@ -144,9 +150,7 @@ def launch_inverse(
         if permuted and not s.whole(permuted):
             width, rows = s.node * y.element_size(), cdiv(s.k, chunks)
             groups, perm, inverses = share(perm, s.b * chunks, blocks, width, rows)
-        registers = {}
-        if (s.d, s.order, y.element_size()) == (3, 1, 2) and not permuted and not torch.version.hip:
-            registers["maxnreg"] = 144  # told nothing, ptxas takes 128 and spills 32 bytes
+        registers = _REGISTERS.get((s.d, s.order, y.element_size(), permuted, s.whole(permuted)), {})
         inverse_rotate_mean_kernel[programs(s.b * chunks * groups, name)](
             x, y, q, center, perm, inverses, num_nodes, weights, s.n, s.k, s.c, blocks, groups, chunks,
             max(s.centers, 1), MEAN=mean, R=s.ranks(permuted), **s.lanes(y.element_size(), permuted), **OPTIONS,

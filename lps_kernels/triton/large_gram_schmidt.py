@@ -5,6 +5,7 @@ A complex tile has two rows an entry, and a second tile holds J q beside each co
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,6 +21,11 @@ OPTIONS = {"enable_fp_fusion": False}
 # Warps by numbers in a tile; beyond the last, the derivative, with five tiles at once, would not fit in registers. In
 # float64 that of the largest does not quite: 128 bytes a thread spill.
 WARPS = {256: 1, 1024: 4, 2048: 8, 4096: 16}
+# Of real tiles of 256 and 1,024 numbers, by bytes of one, forward and backward. As many as ptxas takes by itself, where
+# it spills 8 to 32 bytes on one architecture or another.
+_REGISTERS = {(2, False): {"maxnreg": 96}, (8, False): {"maxnreg": 128}, (8, True): {"maxnreg": 168}}
+if torch.version.hip:
+    _REGISTERS = {}
 
 
 @triton.jit
@@ -179,8 +185,8 @@ def large_gram_schmidt_backward_kernel(
     tl.store(grad_v + at, g, mask=inside)
 
 
-def tile_of(name: str, d: int, m: int, parts: int) -> dict:
-    """The tile that holds a matrix, and its warps."""
+def tile_of(name: str, d: int, m: int, parts: int, itemsize: int, backward: bool) -> dict:
+    """The tile that holds a matrix, its warps and their registers."""
     shape = {"PARTS": parts, "D2": power_of_two(d * parts), "M2": power_of_two(m)}
     numbers = shape["D2"] * shape["M2"]
     warps = next((warps for most, warps in WARPS.items() if numbers <= most), None)
@@ -189,12 +195,13 @@ def tile_of(name: str, d: int, m: int, parts: int) -> dict:
             f"{name}: the triton backend holds a matrix as a tile of at most {max(WARPS)} numbers, sides rounded up to "
             f"powers of two; got {d} x {m}{' complex' * (parts - 1)}. backend 'reference' has no limit"
         )
-    return {**shape, "num_warps": warps}
+    registers = _REGISTERS.get((itemsize, backward), {}) if parts == 1 and numbers in (256, 1024) else {}
+    return {**shape, "num_warps": warps, **registers}
 
 
 def large_forward(q: Tensor, degenerate: Tensor, v: Tensor, special: bool, limits: dict) -> None:
     b, d, m = v.shape[:3]
-    shape = tile_of("gram_schmidt", d, m, v.dim() - 2)
+    shape = tile_of("gram_schmidt", d, m, v.dim() - 2, v.element_size(), False)
     large_gram_schmidt_kernel[programs(b, "gram_schmidt")](
         q, degenerate, v, d, m, SPECIAL=special, **limits, **shape, **OPTIONS
     )
@@ -202,7 +209,7 @@ def large_forward(q: Tensor, degenerate: Tensor, v: Tensor, special: bool, limit
 
 def large_backward(grad_v: Tensor, grad_q: Tensor, v: Tensor, q: Tensor, degenerate: Tensor) -> None:
     b, d, m = v.shape[:3]
-    shape = tile_of("gram_schmidt_backward", d, m, v.dim() - 2)
+    shape = tile_of("gram_schmidt_backward", d, m, v.dim() - 2, v.element_size(), True)
     large_gram_schmidt_backward_kernel[programs(b, "gram_schmidt_backward")](
         grad_v, grad_q, v, q, degenerate, d, m, **shape, **OPTIONS
     )

@@ -65,21 +65,25 @@ def permute_backward(
     x, perm, num_nodes, grad_y = dense(x), dense(perm), dense(num_nodes), dense(grad_y)
     check("permute_backward", x, perm, num_nodes, order, False)
     check_gradient("permute_backward", grad_y, (*perm.shape[:2], *x.shape[1:]), x.dtype)
-    inside = compute(x.dtype)[1]
-    grad_x, soft_grads = nothing(x), (nothing(x),) * 3
-    soft = tuple(map(dense, (t, row, col)))
+    soft, back, found = (dense(t), dense(row), dense(col)), grad_y, None
     if t is not None:
-        check_soft("permute_backward", x, perm, t, row, col)
-    if hard and needs & 1:
-        grad_x = gather_sum(grad_y, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
-    if hard and needs & 14 and t is not None:
-        soft_grads = soft_gradient(x, grad_y, perm, soft, num_nodes, tau, range(order))
+        check_soft("permute_backward", x, perm, *soft)
     if not hard:
         back, found = soft_backward(x, grad_y, perm, soft, num_nodes, tau, order, needs)
-        soft_grads = found or soft_grads
-        if needs & 1:
-            grad_x = gather_sum(back, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
-    return grad_x, *(g if needs >> i & 1 else nothing(x) for i, g in enumerate(soft_grads, 1))
+    elif needs & 14 and t is not None:
+        found = soft_gradient(x, grad_y, perm, soft, num_nodes, tau, range(order))
+    grad_x = nothing(x)
+    if needs & 1:
+        inside = compute(x.dtype)[1]
+        grad_x = gather_sum(back, perm, num_nodes, torch.empty_like(x), order, scale=1.0, dtype=inside)
+    return grad_x, *needed(found, needs, x)
+
+
+def needed(grads: tuple[Tensor, Tensor, Tensor] | None, needs: int, like: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of t, row and col, those that bits 1 to 3 of needs say."""
+    if grads is not None and needs & 14 == 14:
+        return grads
+    return tuple(nothing(like) if grads is None or not needs >> i & 1 else grads[i - 1] for i in (1, 2, 3))
 
 
 def soft_backward(x, grad, perm, soft, num_nodes, tau, order, needs) -> tuple[Tensor, tuple[Tensor, ...] | None]:

@@ -111,7 +111,7 @@ def random_orthogonal(seed: Tensor, b: int, k: int, d: int, special: bool, unita
                 num_warps=WARPS, **OPTIONS,
             )  # fmt: skip
         else:
-            tile = tile_of("random_orthogonal", d, d, parts)
+            tile = tile_of("random_orthogonal", d, d, parts, q.element_size(), False)
             large_random_orthogonal_kernel[programs(b * k, "random_orthogonal")](
                 q, seed, d, SPECIAL=special, **limits, **tile, **UNFUSED
             )

@@ -30,9 +30,12 @@ from lps_kernels.triton.rotations import (
 from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import Space
 
-# By order, bytes of a number and whether an input is one block, where d = 3. Told nothing, ptxas takes 168 and 96
-# registers and spills 16 bytes.
-_REGISTERS = {(2, 4, False): {"maxnreg": 184}, (1, 2, True): {"maxnreg": 128}}
+# By order, bytes of a number and whether an input is one block, where d = 3; and of vectors that are permuted too. Told
+# nothing, ptxas spills 8 to 40 bytes, each on one architecture or more.
+_REGISTERS = {(2, 4, False): {"maxnreg": 184}, (1, 2, True): {"maxnreg": 128}, (1, 4, True): {"maxnreg": 128}}
+_REGISTERS_PERMUTED = {(1, 4, True): {"maxnreg": 168}}
+if torch.version.hip:
+    _REGISTERS = _REGISTERS_PERMUTED = {}
 
 
 @entry(do_not_specialize=["n", "k", "blocks", "groups", "centers"])
@@ -148,6 +151,7 @@ def backward_arguments(s: Space, grad_y, x, perm, q, center, num_nodes, sums: bo
 def _shape(s: Space, itemsize: int, permuted: bool, totals: bool) -> tuple[int, dict]:
     """Blocks of an input, and constants of the kernel."""
     constants = {"SHARED": s.centers == 1, "R": s.ranks(permuted), **s.lanes(itemsize, permuted)}
-    if s.d == 3 and not permuted and not torch.version.hip:
-        constants |= _REGISTERS.get((s.order, itemsize, s.blocks() == 1), {})
+    if s.d == 3:
+        registers = _REGISTERS_PERMUTED if permuted else _REGISTERS
+        constants |= registers.get((s.order, itemsize, s.blocks(permuted) == 1), {})
     return s.blocks(permuted), {**constants, "WIDTH": power_of_two(s.d**2 + s.d if totals else s.d**2)}

@@ -358,19 +358,21 @@ def both(s: Space, y: Tensor, x: Tensor, q: Tensor, transpose: bool, each: bool,
     return second.product(y, half, q, transpose, True, nodes=nodes, **last)
 
 
-def matrix_sums(s: Space, x, g, q, forward: bool, each: bool, each_grad: bool, order, nodes, before=None) -> tuple:
-    """The gradient of q (b, k, d, d) as if weights were 1, and sums (b, k, d) of g over nodes and channels."""
-    found, totals = torch.empty_like(q), q.new_empty(q.shape[:3])
+def matrix_sums(
+    s: Space, found, x, g, q, forward: bool, each: bool, each_grad: bool, order, nodes, before=None
+) -> Tensor:  # fmt: skip
+    """found: the gradient of q (b, k, d, d) as if weights were 1. Sums (b, k, d) of g over nodes and channels."""
+    totals = q.new_empty(q.shape[:3])
     first, second = axes(s)
     if second is None:
         first.outer(found, totals, x, g, each, each_grad, forward, order, nodes, before)
-        return found, totals
+        return totals
     half = q.new_empty(s.shape(True))  # x with the other axis turned
     second.product(half, x, q, forward, each, nodes=nodes)
     first.outer(found, None, half, g, True, each_grad, forward, order, nodes)
     first.product(half, x, q, forward, each, nodes=nodes)
     second.outer(found, None, half, g, True, each_grad, forward, order, nodes, add=True)
-    return found, totals
+    return totals
 
 
 def turn(s: Space, y: Tensor, x: Tensor, q: Tensor, center, perm, nodes) -> None:
@@ -382,9 +384,8 @@ def turn_backward(s: Space, grad_y, x, q, center, inverse, nodes, grad_x, grad_q
         both(s, grad_x, grad_y, q, False, True, inverse, nodes, total=True)
     if not grad_q.numel() and not grad_center.numel():
         return
-    found, totals = matrix_sums(s, x, grad_y, q, True, False, True, inverse, nodes, center)
-    if grad_q.numel():
-        grad_q.copy_(found)
+    found = grad_q if grad_q.numel() else torch.empty_like(q)
+    totals = matrix_sums(s, found, x, grad_y, q, True, False, True, inverse, nodes, center)
     if grad_center.numel():
         to_center = -(q * totals[..., None, :]).sum(-1)
         grad_center.copy_(to_center.sum(1, keepdim=True) if s.centers == 1 else to_center)
@@ -404,10 +405,11 @@ def turn_back_backward(
         both(s, grad_y, grad_x, q, True, not mean, perm, nodes, weights=weights, mean=mean)
     if not grad_q.numel() and not grad_center.numel() and not grad_weights.numel():
         return
-    found, totals = matrix_sums(s, y, grad_x, q, False, True, not mean, perm, nodes)
+    found = torch.empty_like(q)
+    totals = matrix_sums(s, found, y, grad_x, q, False, True, not mean, perm, nodes)
     w = (weights if weights is not None else q.new_full(q.shape[:2], 1 / s.k if mean else 1))[..., None]
     if grad_q.numel():
-        grad_q.copy_(found * w[..., None])
+        torch.mul(found, w[..., None], out=grad_q)
     if grad_center.numel():
         to_center = totals * w
         grad_center.copy_(to_center.sum(1, keepdim=True) if s.centers == 1 else to_center)

@@ -1,7 +1,7 @@
 """sample_permute: soft_sort, which gathers nodes in the same launch, and permute of edges in another.
 
-Forward, a program sorts a row and moves its nodes, if they have few channels: a row of up to 256 nodes is a single
-warp's. Edges are n times as many and want many programs, so they take a launch more, as soft values do. Backward, sums
+Forward, a program sorts a row and moves its nodes, if they are few numbers for its warps; else another launch does.
+Edges are n times as many and want many programs, so they take a launch more, as soft values do. Backward, sums
 over samples go back to nodes and to edges, and scans of both give gradients of t, row and col by programs that share
 rows, where these are few; the last launch, which needs all of a row, adds them up and goes back to scores.
 """
@@ -32,9 +32,12 @@ from lps_kernels.triton.soft_sort import (
     soft_sort_backward_kernel,
     soft_sort_kernel,
 )
-from lps_kernels.triton.sort import count_nodes
+from lps_kernels.triton.sort import MAX_NODES, count_nodes
 
 CHANNELS = 16  # of nodes that the program of a row moves
+# Numbers that a single warp moves. It puts them in order by shuffles, one for each pair of its registers: 1,024 numbers
+# take 1,280, and on sm_100 255 registers and 1,656 bytes of spills.
+ALONE = 512
 
 
 @entry(do_not_specialize=["k", "n_iter"])
@@ -102,12 +105,13 @@ def sample_permute(
     hard: bool,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if hard and x.shape[-1] <= CHANNELS and x.numel() and scores.numel():
-        perm, t, row, col, x_k = _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft)
+    shape = _shape(*x.shape[1:], x.element_size(), compute(scores.dtype)[0])
+    if hard and shape is not None and x.numel() and scores.numel():
+        perm, t, row, col, x_k = _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft, shape)
         parts = (None, None, None)
     else:
         perm, t, row, col = soft_sort(scores, seed, num_nodes, tau, n_iter, normalize, soft)
-        parts = _parts(x, soft, (t, row, col))
+        parts = _parts(x, soft and not hard, (t, row, col))
         x_k = permute(x, perm, *parts, num_nodes, tau, 1, hard)
     if edges is None:
         return perm, t, row, col, x_k, x_k.new_empty(scores.shape[0], 0)
@@ -122,7 +126,7 @@ def _parts(x: Tensor, soft: bool, parts: tuple[Tensor, ...]) -> tuple[Tensor | N
     return parts if parts[0].dtype == dtype else tuple(p.to(dtype) for p in parts)
 
 
-def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tuple[Tensor, ...]:
+def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft, shape) -> tuple[Tensor, ...]:
     """soft_sort, and x (b, k, n, c)."""
     check(scores, num_nodes, seed)
     scores, x, num_nodes = dense(scores), dense(x), dense(num_nodes)
@@ -136,19 +140,21 @@ def _with_nodes(scores, seed, x, num_nodes, tau, n_iter, normalize, soft) -> tup
     with on(scores):
         sample_permute_kernel[programs(b * k, "sample_permute")](
             scores, seed, num_nodes, perm, t, row if soft else None, col if soft else None, x, y, k, n, c, n * c,
-            1.0 / tau, n_iter, normalize, inside, **_shape(n, c, x.element_size(), dtype),
+            1.0 / tau, n_iter, normalize, inside, **shape,
         )  # fmt: skip
     return perm, t, row, col, y
 
 
 @functools.lru_cache(maxsize=1024)
-def _shape(n: int, c: int, itemsize: int, dtype: torch.dtype) -> dict:
-    """Constants of the kernel and its launch."""
+def _shape(n: int, c: int, itemsize: int, dtype: torch.dtype) -> dict | None:
+    """Constants of the kernel and its launch, or None where it does not move nodes."""
+    if c > CHANNELS or n > MAX_NODES:
+        return None
     sizes, line = row_sizes(n, dtype), line_for(n, c, itemsize, 1)
     if line is None:
         across = power_of_two(c)
         return {"SKEW": False, "P": max(512 * sizes["W"] // across, 1), "N": across, "R": 0, **sizes}  # 16 a thread
-    return {"P": 0, **line, **sizes}
+    return None if sizes["W"] == 1 and line["N"] > ALONE else {"P": 0, **line, **sizes}
 
 
 def sample_permute_backward(
@@ -220,8 +226,8 @@ def _through_features(pairs, first, scores, seed, num_nodes, tau, n_iter, normal
         *pairs[max(pairs)], perm, soft, num_nodes, tau, range(max(pairs)),
         nodes=pairs[1] if len(pairs) == 2 else (None, None), first=tuple(map(dense, first)),
     )  # fmt: skip
-    if parts[0].shape[2] == 1:
-        vectors = (g.view(perm.shape).to(s.dtype) for g, s in zip(parts, saved))
+    if parts[0].dim() == 3:
+        vectors = (g.to(s.dtype) for g, s in zip(parts, saved))
         return soft_sort_backward(
             None, *vectors, scores, seed, num_nodes, tau, n_iter, normalize, True, perm, *saved, 1
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton.language as tl
 
 from lps_kernels.triton.centroid import add_share, tile_of
@@ -16,6 +17,8 @@ from lps_kernels.triton.rotations import nodes_of
 from lps_kernels.triton.space import Space
 
 ROWS = 32  # samples at a time in the backward, one a lane
+# Of the launch that is one, by bytes of a number, where d = 3. As many as ptxas takes by itself, spilling 8 bytes.
+_REGISTERS = {} if torch.version.hip else {8: {"maxnreg": 168}}
 
 
 @entry(do_not_specialize=["n", "k", "tiles", "blocks"])
@@ -95,9 +98,11 @@ def sample_rotate_gradients(
         blocks, arguments, lanes = backward_arguments(s, grad_y, x, None, q, center, num_nodes, True, through)
         partial, width = arguments[0], lanes["WIDTH"]
         if blocks == tiles == 1:
+            registers = _REGISTERS.get(x.element_size(), {}) if s.d == 3 else {}
             whole_sample_rotate_backward_kernel[programs(s.b, "sample_rotate_backward")](
                 grad_v, grad_x, grad_q, grad_center, partial, grad_y, x, v, q, center, flags, num_nodes, s.n,
                 s.k, s.c, **constants, **lanes, TILE=tile["LANES"], D2=tile["D2"], **UNFUSED,
+                **registers,
             )  # fmt: skip
             return
         rotate_backward_kernel[programs(s.b * blocks, "sample_rotate_backward")](

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -152,8 +154,9 @@ def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
 
 
 def check_soft(what: str, x: Tensor, perm: Tensor, t: Tensor | None, row: Tensor | None, col: Tensor | None) -> None:
+    dtype, shape = compute(x.dtype)[0], perm.shape
     for name, p in (("t", t), ("row", row), ("col", col)):
-        if p is None or p.shape != perm.shape or p.dtype != compute(x.dtype)[0]:
+        if p is None or p.shape != shape or p.dtype != dtype:
             raise ValueError(f"{what}: expected {name} like perm, in the dtype that the features are computed in")
     if perm.shape[2] > MAX_NODES:
         raise ValueError(
@@ -166,41 +169,52 @@ def check_soft(what: str, x: Tensor, perm: Tensor, t: Tensor | None, row: Tensor
 def soft_gradient(u, v, perm, soft, num_nodes, tau, axes, **options) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of t, row and col, (b, k, n) each, see `soft_gradient_kernel`; axes is a subset of (0, 1)."""
     grads = soft_gradient_parts(u, v, perm, soft, num_nodes, tau, axes, **options)
-    if grads[0].shape[2] > 1 and perm.numel():
+    if grads[0].dim() == 4:
         with on(u):
             grads = sum_parts(grads, 2)
-    return tuple(g.view(perm.shape) for g in grads)
+    return grads
 
 
 def soft_gradient_parts(
     u, v, perm, soft, num_nodes, tau, axes, *, gathered=True, each=False, weights=None, scale=1.0,
     nodes=(None, None), first=(None, None, None),
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The same, (b, k, parts, n), in parts that are to be added up."""
+    """The same, or (b, k, parts, n) that are to be added up."""
     t, row, col = soft
-    b, k, n = perm.shape
-    c = v.shape[-1]
-    line = c if v.dim() == 4 else n * c
+    (b, k, n), c, order = perm.shape, v.shape[-1], v.dim() - 3
+    line = c if order == 1 else n * c
     # Cut by the number of rows alone, not by the device, so that sums are the same on any.
     parts = max(1, min(-(-_BUSY // max(b * k, 1)), -(-line // 64)))
-    grads = tuple(t.new_empty(b, k, parts, n) for _ in range(3))
-    if perm.numel():
-        lanes, tiles = _tiles(n, c, v.dim() - 3, t.dtype)
-        more = nodes[0] is not None or (len(axes) == 2 and u.element_size() == 2)
-        if more and 1 < lanes["W"] < 8 and lanes["E"] > 2:
-            halve(lanes)  # what tells the pairs apart takes registers, some too many; so do pairs of two bytes
-        sizes = lanes["W"], lanes["E"], lanes["num_warps"]
-        if sizes == (1, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
-            lanes["maxnreg"] = 128  # told nothing, ptxas takes 96 and spills 8 bytes
-        if (*sizes, tiles["C0"]) == (2, 4, 2, 4) and t.dtype == torch.float32 and not torch.version.hip:
-            lanes["maxnreg"] = 200  # told nothing, 168 and spills 16 to 32 bytes
+    lead = (b, k) if parts == 1 or not b * k * n else (b, k, parts)
+    grads = t.new_empty(*lead, n), t.new_empty(*lead, n), t.new_empty(*lead, n)
+    if b * k * n:
+        dtype, u_nodes = t.dtype, nodes[0]
+        more = u_nodes is not None or (len(axes) == 2 and u.element_size() == 2)
         with on(t):
             soft_gradient_kernel[programs(b * k * parts, "permute_backward")](
                 u, v, *nodes, perm, t, row, col, num_nodes, weights, *first, *grads, k, n, c, line,
-                0 if nodes[0] is None else nodes[0].shape[-1], parts, 1.0 / tau, scale, gathered, each, 0 in axes,
-                1 in axes, compute(t.dtype)[1], **lanes, **tiles,
+                0 if u_nodes is None else u_nodes.shape[-1], parts, 1.0 / tau, scale, gathered, each, 0 in axes,
+                1 in axes, compute(dtype)[1], **_gradient_tiles(n, c, order, dtype, more),
             )  # fmt: skip
     return grads
+
+
+@functools.lru_cache(maxsize=1024)
+def _gradient_tiles(n: int, c: int, order: int, dtype: torch.dtype, more: bool) -> dict:
+    """`_tiles` of the gradient. more: what tells the pairs apart takes registers, some too many; so do pairs of two
+    bytes."""
+    lanes, tiles = _tiles(n, c, order, dtype)
+    if more and 1 < lanes["W"] < 8 and lanes["E"] > 2:
+        halve(lanes)
+    if dtype == torch.float32 and not torch.version.hip:
+        sizes = lanes["W"], lanes["E"], lanes["num_warps"]
+        if sizes == (1, 2, 4):
+            lanes["maxnreg"] = 128  # told nothing, ptxas takes 96 and spills 8 bytes
+        if sizes == (4, 2, 4):
+            lanes["maxnreg"] = 184  # told nothing, it takes 168 on sm_100 and spills 32 bytes
+        if (*sizes, tiles["C0"]) == (2, 4, 2, 4):
+            lanes["maxnreg"] = 200  # told nothing, 168 and spills 16 to 32 bytes
+    return {**lanes, **tiles}
 
 
 def soft_product(

@@ -19,7 +19,11 @@ _SCRATCH = 32 << 20
 
 # By block and dtype. Told nothing, ptxas takes 96 and 128 registers and spills 24 and 40 bytes; told these numbers, it
 # takes 115 and 126 and spills none. AMD's compiler has no such option.
-_REGISTERS = {(512, torch.float32): {"maxnreg": 128}, (2048, torch.float32): {"maxnreg": 168}}
+_REGISTERS = {
+    (512, torch.float32): {"maxnreg": 128},
+    (2048, torch.float32): {"maxnreg": 168},
+    (512, torch.float64): {"maxnreg": 128},  # as many as it takes by itself, spilling 8 to 16 bytes
+}
 # Of the backward kernel it takes 64 and spills 608 bytes.
 _REGISTERS_BACKWARD = {(2048, torch.float64): {"maxnreg": 128}}
 if torch.version.hip:
