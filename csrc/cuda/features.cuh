@@ -32,7 +32,7 @@ inline Shape shape_of(const char* op, const Tensor& x, const Tensor& perm, const
   bool fits = x.size(0) == shape.b && (!has_samples || x.size(1) == shape.k);
   for (int64_t i = 0; fits && i < order; ++i) fits = x.size(lead + i) == shape.n;
   STD_TORCH_CHECK(fits, op, ": features and perm do not fit");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == shape.b, op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, shape.b);
   STD_TORCH_CHECK(shape.n < INT32_MAX && shape.inner() < INT32_MAX, op, ": expected n and a line below 2^31");
   check_same_device(op, x, perm, num_nodes);
   return shape;

@@ -72,7 +72,7 @@ inline void check_entropy(const char* op, Tensor& t, Tensor& row, Tensor& col, O
   STD_TORCH_CHECK(t.scalar_type() == row.scalar_type() && t.scalar_type() == col.scalar_type() &&
                       t.scalar_type() == compute_dtype(t.scalar_type()),
                   op, ": expected t, row and col in float32 or float64");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == t.size(0), op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, t.size(0));
   check_row_length(op, t.size(2));
 }
 

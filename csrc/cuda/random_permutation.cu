@@ -58,7 +58,7 @@ static Tensor random_permutation(Tensor seed, OptionalTensor num_nodes, int64_t 
   check_row_length("random_permutation", n);
   num_nodes = dense(num_nodes);
   check_same_device("random_permutation", seed, num_nodes);
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, "random_permutation: expected num_nodes of shape (b,)");
+  check_nodes("random_permutation", num_nodes, b);
   Tensor perm = empty(seed, {b, k, n}, ScalarType::Long);
   const int64_t rows = n > 0 ? b * k : 0;
   if (n <= 64) {

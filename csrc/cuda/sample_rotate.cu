@@ -131,7 +131,7 @@ static void check_sizes(const OptionalTensor& v, const Tensor& x, const Optional
   const int64_t b = x.size(0), d = x.size(2);
   STD_TORCH_CHECK(!v || (v->dim() == 4 && v->size(0) == b && v->size(1) == k && v->size(2) == d && v->size(3) == d),
                   "sample_rotate: expected v (b, k, d, d)");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == b, "sample_rotate: expected num_nodes of shape (b,)");
+  check_nodes("sample_rotate", num_nodes, b);
   check_same_device("sample_rotate", x, v, num_nodes);
 }
 

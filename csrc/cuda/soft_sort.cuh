@@ -22,7 +22,7 @@ struct Rows {
 inline void check_scores(const char* op, const Tensor& scores, const OptionalTensor& num_nodes, double tau,
                          int64_t n_iter) {
   STD_TORCH_CHECK(scores.dim() == 3, op, ": expected scores of shape (b, k, n)");
-  STD_TORCH_CHECK(!num_nodes || num_nodes->numel() == scores.size(0), op, ": expected num_nodes of shape (b,)");
+  check_nodes(op, num_nodes, scores.size(0));
   STD_TORCH_CHECK(tau > 0 && n_iter >= 0, op, ": expected tau > 0 and n_iter >= 0");
   check_row_length("soft_sort", scores.size(2));
 }
