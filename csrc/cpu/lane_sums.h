@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "cpu/permute.h"
 #include "cpu/pair_sums.h"
+#include "cpu/permute.h"
 
 namespace lps::cpu {
 
