@@ -228,3 +228,16 @@ def test_repr_names_sizes():
 
 def test_all_of_no_nodes_is_one_permutation():
     assert lk.Permutation.all_of("S_n", B, 0).perm.shape == (B, 1, 0)
+
+
+@pytest.mark.parametrize("c", [1, 4, 23, 64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_16_bits_are_read_and_rounded_as_pytorch_does(dtype, c):
+    n = 2**16 // c
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)  # all there are, infinite ones and NaN too
+    samples = torch.stack((numbers, numbers.roll(12345)))[:, : n * c].reshape(1, 2, n, c)
+    g = lk.Permutation.uniform(1, 2, n)
+    halves = 0.5 * samples.float().gather(2, g.inverse().perm[..., None].expand_as(samples))
+    found = g.transform_output(samples)
+    assert torch.equal(found.isnan(), halves.sum(1).isnan())
+    assert torch.equal(found.nan_to_num(), halves.sum(1).to(dtype).nan_to_num())

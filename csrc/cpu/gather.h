@@ -2,6 +2,7 @@
 // meanwhile.
 #pragma once
 
+#include "cpu/convert.h"
 #include "cpu/permute.h"
 
 namespace lps::cpu {
@@ -63,12 +64,20 @@ inline void move_nodes(const Shape& s, const void* from, void* to, int64_t items
 // to += w from, and to = w from, of one node's channels.
 template <class T, class F, class Channels>
 LPS_FN void add_scaled(T* __restrict to, const F* __restrict from, T w, Channels c) {
-  for (int64_t j = 0; j < c; ++j) to[j] += w * static_cast<T>(from[j]);
+  int64_t j = 0;
+  if constexpr (kWidens<F> && std::is_same_v<T, float>) {
+    for (; j + kLanes<T> <= c; j += kLanes<T>) store(to + j, load(to + j) + w * widen(from + j));
+  }
+  for (; j < c; ++j) to[j] += w * convert<T>(from[j]);
 }
 
 template <class T, class To, class From, class Channels>
 LPS_FN void copy_scaled(To* __restrict to, const From* __restrict from, T w, Channels c) {
-  for (int64_t j = 0; j < c; ++j) to[j] = static_cast<To>(w * static_cast<T>(from[j]));
+  int64_t j = 0;
+  if constexpr (kWidens<From> && kWidens<To>) {
+    for (; j + kLanes<T> <= c; j += kLanes<T>) narrow(w * widen(from + j), to + j);
+  }
+  for (; j < c; ++j) to[j] = convert<To>(w * convert<T>(from[j]));
 }
 
 // Where a result is summed: in its own place if that is wide enough, else in `spare`.
@@ -84,9 +93,7 @@ LPS_FN T* own_line(To* to, std::vector<T>& spare) {
 // The first `count` numbers of `size`, summed there, and zeros behind them.
 template <class T, class To>
 LPS_FN void finish_line(const T* sum, To* to, int64_t count, int64_t size) {
-  if constexpr (!std::is_same_v<To, T>) {
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(sum[i]);
-  }
+  if constexpr (!std::is_same_v<To, T>) convert_row(sum, count, to);
   std::fill(to + count, to + size, To(0));
 }
 
@@ -202,10 +209,8 @@ void gather_scaled(const Shape& s, const F* x, const Compute<F>* weights, Comput
 }
 
 template <class T, class F>
-void convert(const T* from, int64_t size, F* to) {
-  parallel_for(size, 1 << 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<F>(from[i]);
-  });
+void convert_all(const T* from, int64_t size, F* to) {
+  parallel_for(size, 1 << 16, [&](int64_t begin, int64_t end) { convert_row(from + begin, end - begin, to + begin); });
 }
 
 }  // namespace lps::cpu

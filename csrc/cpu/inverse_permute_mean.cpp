@@ -37,7 +37,7 @@ static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, Opti
     } else {
       std::vector<T> back(y.numel());
       move_nodes(s, sorted.data(), back.data(), sizeof(T), true, true);
-      convert(back.data(), y.numel(), out<F>(x));
+      convert_all(back.data(), y.numel(), out<F>(x));
     }
   });
   return x;
@@ -56,7 +56,7 @@ void weight_gradient(const Shape& s, const F* grad, const T* y, T* to) {
           const int64_t line = row / s.k * s.n + perm[r];
           const F* g = grad + (s.order == 2 ? line * s.n + perm[i] : line) * s.c;
           const T* from = y + (s.order == 2 ? (row * s.n + r) * s.n + i : row * s.n + r) * s.c;
-          for (int64_t j = 0; j < s.c; ++j) of_line += static_cast<T>(g[j]) * from[j];
+          for (int64_t j = 0; j < s.c; ++j) of_line += convert<T>(g[j]) * from[j];
         }
         sum += of_line;
       }
@@ -100,12 +100,12 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
       const SoftGradient<T> to{out<T>(grad_t), out<T>(grad_row), out<T>(grad_col)};
       std::vector<T> sorted(hard ? 0 : y.numel());
       soft_gradient<F>(s, soft, in<F>(y), in<F>(grad), false, !mean, hard, w, each, to, sorted.data());
-      if (need_y && !hard) convert(sorted.data(), y.numel(), out<F>(grad_y));
+      if (need_y && !hard) convert_all(sorted.data(), y.numel(), out<F>(grad_y));
     }
     if (need_weights) {
       std::vector<T> applied(y.numel());
       if (hard) {
-        convert(in<F>(y), y.numel(), applied.data());
+        convert_all(in<F>(y), y.numel(), applied.data());
       } else {
         soft_transform<F>(s, soft, in<F>(y), true, false, applied.data());
       }

@@ -34,7 +34,7 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
           if (mean && (row + 1) % s.k != 0) continue;
           if (center) add_vector(sum.data(), shift.data(), T(1), count, s.d, s.c);
           S* to = out<S>(x) + (mean ? b : row) * s.size();
-          for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(sum[i]);
+          convert_row(sum.data(), size, to);
           std::fill(to + size, to + s.size(), S(0));
         }
       });
@@ -67,7 +67,7 @@ static void backward_inputs(const Space& s, const Shape& p, const Compute<S>* gr
     if (out.y) {
       act.apply(matrix_q, true, w, gathered.data(), result.data(), count);
       S* to = out.y + row * s.size();
-      for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
+      convert_row(result.data(), size, to);
       std::fill(to + size, to + s.size(), S(0));
     }
     for (int64_t a = 0; out.center && a < s.d; ++a) {

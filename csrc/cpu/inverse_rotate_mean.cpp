@@ -40,7 +40,7 @@ static void mean_block(const Space& s, const S* y, const Compute<S>* q, const Co
     }
     add_vector(mean, shift.data(), T(1), count, s.d, s.c);
   }
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(mean[i]);
+  convert_row(mean, size, to);
   std::fill(to + size, to + (high - low) * s.node(), S(0));
 }
 
@@ -54,7 +54,7 @@ static void each_row(const Space& s, const S* y, const Compute<S>* q, const Comp
   act.apply(q + row * s.d * s.d, false, T(1), input, result.data(), count);
   S* to = x + row * s.size();
   if (center) add_vector(result.data(), center + s.center(row) * s.d, T(1), count, s.d, s.c);
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
+  convert_row(result.data(), size, to);
   std::fill(to + size, to + s.size(), S(0));
 }
 
@@ -118,7 +118,7 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
     if (to.y) {
       act.apply(matrix_q, true, w, g, result.data(), count);
       S* result_y = to.y + row * s.size();
-      for (int64_t i = 0; i < size; ++i) result_y[i] = static_cast<S>(result[i]);
+      convert_row(result.data(), size, result_y);
       std::fill(result_y + size, result_y + s.size(), S(0));
     }
     T* sum = to.center ? to.center + s.center(row) * s.d : nullptr;

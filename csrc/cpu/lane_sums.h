@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "cpu/convert.h"
 #include "cpu/pair_sums.h"
 #include "cpu/permute.h"
 
@@ -70,7 +71,7 @@ struct LaneSums {
       T* line = staged.data() + lane * n * c;
       for (int64_t i = 0, real = static_cast<int64_t>(counts[lane]); i < real; ++i) {
         const F* node = base + (at ? at[i] : i) * c;
-        for (int64_t q = 0; q < c; ++q) *line++ = static_cast<T>(node[q]);
+        for (int64_t q = 0; q < c; ++q) *line++ = convert<T>(node[q]);
       }
     }
     to.resize(n * c);

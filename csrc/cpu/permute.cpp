@@ -21,7 +21,7 @@ Tensor permute(Tensor x, Tensor perm, OptionalTensor t, OptionalTensor row, Opti
     using T = Compute<F>;
     std::vector<T> result(y.numel());
     soft_transform<F>(s, {in<T>(t), in<T>(row), in<T>(col), tau}, in<F>(x), false, true, result.data());
-    convert(result.data(), y.numel(), out<F>(y));
+    convert_all(result.data(), y.numel(), out<F>(y));
   });
   return y;
 }

@@ -26,7 +26,7 @@ static Tensor permute_rotate(Tensor x, Tensor perm, OptionalTensor, OptionalTens
           gather_nodes(input, p.perm_of(row), count, s.node(), gathered.data());
           act.apply(in<T>(q) + row * s.d * s.d, true, T(1), gathered.data(), result.data(), count);
           S* to = out<S>(y) + row * s.size();
-          for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(result[i]);
+          convert_row(result.data(), size, to);
           std::fill(to + size, to + s.size(), S(0));
         }
       });
@@ -74,7 +74,7 @@ static void backward_inputs(const Space& s, const Shape& p, const S* grad, const
       act.gradient(matrix_q, true, work.data(), g, matrix.data(), count);
       write_gradient(matrix.data(), s.d, true, T(1), out.q + row * s.d * s.d);
     }
-    for (int64_t i = 0; out.x && i < s.size(); ++i) out.x[b * s.size() + i] = static_cast<S>(sum[i]);
+    if (out.x) convert_row(sum.data(), s.size(), out.x + b * s.size());
   }
 }
 

@@ -32,7 +32,7 @@ static void rotate_rows(const Space& s, const S* x, const Compute<S>* q, const C
         act.apply(q + row * s.d * s.d, true, T(1), input, to, count);
       } else {
         act.apply(q + row * s.d * s.d, true, T(1), input, result.data(), count);
-        for (int64_t i = 0; i < real; ++i) to[i] = static_cast<S>(result[i]);
+        convert_row(result.data(), real, to);
       }
       if (real < s.size()) std::fill(to + real, to + s.size(), S(0));
     }
@@ -93,7 +93,7 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
     if (!grad_x) continue;
     S* to = grad_x + b * s.size();
     const T* from = sum.finish(count);
-    for (int64_t i = 0; i < size; ++i) to[i] = static_cast<S>(from[i]);
+    convert_row(from, size, to);
     std::fill(to + size, to + s.size(), S(0));
   }
 }

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "cpu/convert.h"
 #include "cpu/lane_points.h"
 #include "cpu/parallel.h"
 #include "cpu/permute.h"
@@ -227,7 +228,7 @@ const T* centered(const Space& s, const S* x, const T* center, int64_t count, st
   }
   buffer.resize(s.size());
   const int64_t size = count * s.node();
-  for (int64_t i = 0; i < size; ++i) buffer[i] = static_cast<T>(x[i]);
+  convert_row(x, size, buffer.data());
   if (center) add_vector(buffer.data(), center, T(-1), count, s.d, s.c);
   return buffer.data();
 }

@@ -215,26 +215,30 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
   const auto view = [&](int64_t row, const F* base, bool each, bool by_rank) {
     return Sorted<F>{base + (each ? row : row / s.k) * size, by_rank ? nullptr : s.perm_of(row), n, s.c, edges};
   };
-  // Edges that perm gathers are put in order once, for scans that read them three times: here where parts share a row,
-  // else row by row.
+  // Edges that perm gathers, or that are narrow, are put in order once, for scans that read them three times: here
+  // where parts share a row, else row by row.
   const bool ordered = hard && edges && s.c > 0, sharing = ordered && parts > 1;
-  const std::unique_ptr<T[]> shared(sharing ? new T[s.rows() * size] : nullptr);
+  constexpr int64_t copies = std::is_same_v<F, T> ? 1 : 2;
+  const std::unique_ptr<T[]> shared(sharing ? new T[s.rows() * copies * size] : nullptr);
   const auto put_in_order = [&](int64_t row, int64_t begin, int64_t end, T* to) {
-    const Sorted<F> from = view(row, transpose ? input : grad, !transpose && each_grad, false);
     const int64_t count = s.count(row);
-    for (int64_t i = begin; i < std::min(end, count); ++i) {
-      from.line(i, std::min(i + kAhead, count - 1), 0, count, false, to + i * n * s.c);
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      const bool by_rank = copy == 1, of_input = transpose != by_rank;
+      const Sorted<F> from = view(row, of_input ? input : grad, of_input ? !transpose : each_grad, by_rank);
+      for (int64_t i = begin; i < std::min(end, count); ++i) {
+        from.line(i, std::min(i + kAhead, count - 1), 0, count, false, to + copy * size + i * n * s.c);
+      }
     }
   };
   if (sharing) {
     for_lines(s, 4.0 + 0.2 * n * s.c, [&](int64_t row, int64_t begin, int64_t end) {
-      put_in_order(row, begin, end, shared.get() + row * size);
+      put_in_order(row, begin, end, shared.get() + row * copies * size);
     });
   }
   parallel_for(s.rows() * parts, grain_for(8.0 * n * channels / parts), [&](int64_t begin, int64_t end) {
     auto& [decays, sums] = workspace<std::pair<RowDecays<T>, PairSums<T>>>();
     std::vector<T> first(hard || !edges ? 0 : size), second(first.size());
-    const std::unique_ptr<T[]> own(ordered && !sharing ? new T[size] : nullptr);
+    const std::unique_ptr<T[]> own(ordered && !sharing ? new T[copies * size] : nullptr);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row = item / parts, count = s.count(row);
       const T *rows = soft.row + row * n, *cols = soft.col + row * n;
@@ -258,10 +262,14 @@ void soft_gradient(const Shape& s, const Soft<Compute<F>>& soft, const F* input,
       };
       if (hard) {
         if (ordered) {
-          T* const values = sharing ? shared.get() + row * size : own.get();
+          T* const values = sharing ? shared.get() + row * copies * size : own.get();
           if (!sharing) put_in_order(row, 0, count, values);
           const Sorted<T> sorted{values, nullptr, n, s.c, true};
-          for (int64_t axis = 0; axis < 2; ++axis) transpose ? add(sorted, g, axis) : add(x, sorted, axis);
+          const auto by_rank = [&] {
+            if constexpr (copies == 1) return transpose ? g : x;
+            return Sorted<T>{values + size, nullptr, n, s.c, true};
+          }();
+          for (int64_t axis = 0; axis < 2; ++axis) transpose ? add(sorted, by_rank, axis) : add(by_rank, sorted, axis);
         } else {
           add(x, g, 0);
         }

@@ -29,17 +29,15 @@ struct Sorted {
       if constexpr (std::is_same_v<F, T>) {
         if (direct) return from + low * c;
       }
-      for (int64_t q = 0; q < count * c; ++q) to[q] = static_cast<T>(from[low * c + q]);
-    } else if constexpr (std::is_same_v<F, T>) {
-      with_size(c * sizeof(T), [&](auto size) {
-        gather_line(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), order + low, count, size,
+      convert_row(from + low * c, count * c, to);
+    } else {
+      // Narrow ones to the second half of their place first.
+      F* const stored = reinterpret_cast<F*>(to + count * c) - count * c;
+      with_size(c * sizeof(F), [&](auto size) {
+        gather_line(reinterpret_cast<char*>(stored), reinterpret_cast<const char*>(from), order + low, count, size,
                     reinterpret_cast<const char*>(ahead), n * c * static_cast<int64_t>(sizeof(F)) / count);
       });
-    } else {
-      for (int64_t j = low; j < high; ++j) {
-        for (int64_t q = 0; q < c; ++q) *to++ = static_cast<T>(from[order[j] * c + q]);
-      }
-      to -= count * c;
+      if constexpr (!std::is_same_v<F, T>) convert_row(stored, count * c, to);
     }
     return to;
   }
@@ -81,11 +79,7 @@ struct Sorted {
     for (int64_t i = 0; i < count; ++i) {
       const F* __restrict source = from + at(i) * step;
       T* __restrict line = to + i * width;
-      if constexpr (std::is_same_v<F, T>) {
-        std::memcpy(line, source, length * sizeof(T));
-      } else {
-        for (int64_t j = 0; j < length; ++j) line[j] = static_cast<T>(source[j]);
-      }
+      convert_row(source, length, line);
     }
   }
 };
