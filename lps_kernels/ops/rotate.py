@@ -91,4 +91,6 @@ def real_arguments(x: Tensor, q: Tensor, center: Tensor | None) -> tuple[Tensor,
         if center is not None:
             center = torch.view_as_real(center.to(torch.promote_types(center.dtype, torch.complex64))).flatten(-2)
     dtype = compute_dtype(x.dtype)
-    return x, q.to(dtype), None if center is None else center.to(dtype), unitary
+    if center is not None and center.dtype != dtype:
+        center = center.to(dtype)
+    return x, q if q.dtype == dtype else q.to(dtype), center, unitary

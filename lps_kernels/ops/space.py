@@ -21,6 +21,9 @@ def flatten(x: Tensor, leading: int, order: int, unitary: bool = False) -> Tenso
     """
     if not has_nodes(x, leading, order):
         x = x.unsqueeze(leading)
+    trailing = x.dim() - leading - 1 - order
+    if trailing < 2 and not unitary and not x.is_complex():
+        return x if trailing else x.unsqueeze(-1)
     lead, space = x.shape[: leading + 1], x.shape[leading + 1 : leading + 1 + order]
     channels = math.prod(x.shape[leading + 1 + order :])
     if not unitary:
@@ -35,6 +38,10 @@ def flatten(x: Tensor, leading: int, order: int, unitary: bool = False) -> Tenso
 
 def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = False) -> Tensor:
     """Undo `flatten(x, leading, order)` on a result whose leading axes may be others."""
+    trailing = x.dim() - leading - has_nodes(x, leading, order) - order
+    if trailing < 2 and not unitary and not x.is_complex():
+        y = y if trailing else y.squeeze(-1)
+        return y if has_nodes(x, leading, order) else y.squeeze(y.dim() - trailing - order - 1)
     d = y.shape[-2]
     lead = y.shape[: y.dim() - 1 - order]
     tail = x.shape[leading + has_nodes(x, leading, order) + order :]
