@@ -17,20 +17,20 @@ LPS_FN void prefetch(const void* p, int64_t bytes) {
 // Lines are read in the order of a permutation, which no processor foresees: so many ahead are asked for.
 constexpr int64_t kAhead = 2;
 
-// to[i] = from[order[i]], items of `size` bytes. Asks for the line at `next`, `part` bytes at each step: all at once
-// they would stall.
+// to[i] = from[order[i]], items of `size` bytes. Asks for the line at `next`, if any, `part` bytes at each step: all at
+// once they would stall. Long items are written in streams that processors foresee.
 template <class Size, class Part>
 LPS_FN void gather_line(char* __restrict to, const char* __restrict from, const int64_t* __restrict order,
                         int64_t count, Size size, const char* next, Part part) {
   constexpr int64_t kStep = 8;
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    prefetch(next + i * part, kStep * part);
-    prefetch<true>(to + i * size + 512, kStep * size);
+    if (next) prefetch(next + i * part, kStep * part);
+    if (size <= 128) prefetch<true>(to + i * size + 512, kStep * size);
 #pragma GCC unroll 8
     for (int64_t j = 0; j < kStep; ++j) copy_bytes(to + (i + j) * size, from + order[i + j] * size, size);
   }
-  prefetch(next + i * part, (count - i) * part);
+  if (next) prefetch(next + i * part, (count - i) * part);
   for (; i < count; ++i) copy_bytes(to + i * size, from + order[i] * size, size);
 }
 
@@ -40,6 +40,7 @@ inline void move_nodes(const Shape& s, const void* from, void* to, int64_t items
   const int64_t line = s.inner() * itemsize;
   if (line == 0) return;
   const int64_t* inverse = back ? inverse_of(s) : nullptr;
+  const bool cached = !each && s.k > 1 && s.n * line <= 1 << 18;  // by the first sample
   with_size(s.c * itemsize, [&](auto size) {
     for_lines(s, 4.0 + 0.05 * line, [&](int64_t row, int64_t begin, int64_t end) {
       const int64_t count = s.count(row), *order = back ? &inverse[row * s.n] : s.perm_of(row);
@@ -51,7 +52,7 @@ inline void move_nodes(const Shape& s, const void* from, void* to, int64_t items
       } else {
         for (int64_t r = begin; r < real; ++r) {
           char* to_line = dst + r * line;
-          const char* next = src + order[std::min(r + kAhead, count - 1)] * line;
+          const char* next = cached ? nullptr : src + order[std::min(r + kAhead, count - 1)] * line;
           gather_line(to_line, src + order[r] * line, order, count, size, next, size);
           std::memset(to_line + count * size, 0, (s.n - count) * size);
         }
