@@ -117,7 +117,9 @@ template <class T, class F>
 void soft_product(const RowDecays<T>& decays, const T* before, const T* after, const Sorted<F>& x, int64_t axis,
                   int64_t count, T* to) {
   const int64_t n = x.n, c = x.c, channels = x.edges ? count * c : c;
-  if (count == 0) return;
+  if (count == 0 || c == 0) return;
+  // Channels of one position that lie together, and how far the next position's are.
+  const int64_t together = x.edges && axis == 1 ? c : channels, step = x.edges && axis == 0 ? n * c : c;
   with_width<T>(channels, [&](auto width) {
     constexpr int64_t numbers = decltype(width)::value * kLanes<T>;
     auto& [xs, ys] = workspace<std::pair<std::vector<Vec<T>>, std::vector<Vec<T>>>>();
@@ -129,10 +131,10 @@ void soft_product(const RowDecays<T>& decays, const T* before, const T* after, c
       for (int64_t i = 0; i < count * numbers; ++i) source[i] *= before[i / numbers];
       kernel_product<T, decltype(width)::value>(decays, xs.data(), ys.data(), count);
       for (int64_t i = 0; i < count; ++i) {
-        for (int64_t q = low; q < high; ++q) {
-          const int64_t other = q / c, channel = q % c;
-          const int64_t line = !x.edges ? i * c : axis == 0 ? (i * n + other) * c : (other * n + i) * c;
-          to[line + channel] = after[i] * result[i * numbers + q - low];
+        for (int64_t other = low / together; other * together < high; ++other) {
+          const int64_t begin = std::max(low, other * together), end = std::min(high, (other + 1) * together);
+          T* __restrict line = to + other * n * c + i * step - other * together;
+          for (int64_t q = begin; q < end; ++q) line[q] = after[i] * result[i * numbers + q - low];
         }
       }
     }
