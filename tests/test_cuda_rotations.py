@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not native.cuda_loaded, reason=f"no CUDA kernels
 # A thread, a warp or a block a matrix.
 SHAPES = [(1, 1), (2, 2), (3, 3), (4, 4), (3, 2), (4, 1), (5, 5), (17, 6), (32, 32), (33, 33)]
 COMPLEX_SHAPES = [(1, 1), (3, 3), (3, 1), (4, 4), (5, 4), (33, 3)]
-# Sizes that are no tile's, several tiles, channels in runs and read directly, more samples than a block takes.
+# Sizes that are no tile's, several tiles, channels in runs and read directly, more samples than a block takes, more
+# tiles than a block has warps, and a row that is too long for shared memory.
 TILES = (
     Case(b=2, k=18, n=300, c=1),
     Case(b=2, k=3, n=130, c=3, d=2),
@@ -32,6 +33,9 @@ TILES = (
     Case(b=1, k=2, n=5, c=2, d=17, order=2, ragged=False),
     Case(b=280, k=2, n=5, c=2, d=6),
     Case(b=1, k=2, n=9, c=150, d=5),
+    Case(b=2, k=3, n=2100, c=1, soft=False),
+    Case(b=1, k=3, n=110, c=20, soft=False),
+    Case(b=1, k=2, n=1400, c=13, soft=False),
 )
 EXAMPLES = ("rotate", "inverse_rotate_mean", "permute_rotate", "inverse_permute_rotate_mean")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
