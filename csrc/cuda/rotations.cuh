@@ -11,9 +11,9 @@ Tensor gram_schmidt_backward(OptionalTensor grad_q, OptionalTensor grad_degenera
                              Tensor degenerate, int64_t needs);
 Tensor random_orthogonal(Tensor seed, int64_t b, int64_t k, int64_t d, bool special, bool unitary, bool wide);
 
-// Whether a block goes through permuted samples of x with `rows` rows in shared memory. once: one of them is an input's,
-// which would be read again for each sample otherwise. Where nodes are whole sectors nothing but that is gained, and
-// blocks of a few tiles are more.
+// Whether a block holds `rows` rows in shared memory for permuted samples of x. once: one of them is an input's, which
+// would be read again for each sample otherwise; where not, gathers read no more of nodes that are whole sectors, and
+// many tiles are better shared by blocks.
 bool rows_fit(const char* op, const Space& s, const Tensor& x, int rows, bool once);
 
 // q^T (x - center) of every sample, in the order of perm (b, k, n) where there is one. wide: as it is computed.
