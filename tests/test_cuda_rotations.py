@@ -149,6 +149,15 @@ def test_a_center_for_each_sample(name, d):
     testing.assert_gradients_match(op, "cuda", args)
 
 
+def test_the_gradient_of_a_center_of_many_samples():
+    op = OPS["inverse_rotate_mean"]
+    args = testing.arguments(op, Case(b=1, k=9000, n=2, c=1, ragged=False), device="cuda")
+    center = op.parameters.index("center")
+    got = testing.gradients(op, "cuda", args, [center])["center"].cpu()
+    want = testing.gradients(op, "reference", testing.widen(args), [center])["center"].cpu()
+    assert (got - want).norm() < 2e-7 * want.norm()
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 3, 1), (2, 40, 2, 200), (2, 3, 20, 13), (1, 700, 3, 2)], ids=str)
 def test_centroid_of_any_shape(shape):
     b, _, d, _ = shape
