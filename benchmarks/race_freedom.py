@@ -63,7 +63,7 @@ def turn(n: int, k: int, c: int, tiles: int) -> tuple[Value, ...]:
     """struct Turn (cuda/rotation.cuh) as parameter 0: q and sizes; no center, weights, order and num_nodes."""
     nothing = tuple(u64(0, 0, offset) for offset in (8, 16, 24, 32, 40))
     sizes = (n, k, c, 1, tiles, tiles, 1, k)
-    return memory(0), *nothing, *(u64(0, s, 48 + 8 * i) for i, s in enumerate(sizes)), (0, 112, "u8", 0)
+    return memory(0), *nothing, *(u64(0, s, 48 + 8 * i) for i, s in enumerate(sizes))
 
 
 def soft_gradient(parameter: int) -> tuple[Value, ...]:

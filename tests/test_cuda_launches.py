@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not native.cuda_loaded, reason=f"no CUDA kernels
 MOST = {
     "gram_schmidt": (1, 1),
     "inverse_permute_mean": (2, 3),
-    "inverse_permute_rotate_mean": (2, 3),
+    "inverse_permute_rotate_mean": (1, 3),
     "inverse_rotate_mean": (1, 2),
     "permutation_entropy": (2, 1),
     "permute": (1, 2),

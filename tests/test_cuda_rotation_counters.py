@@ -24,25 +24,19 @@ TRAFFIC = (
     Case(b=2, k=8, n=16, c=128),
     Case(b=1, k=8, n=128, c=8, order=2),
 )
-# Where a row that is gathered from fits in shared memory, and its tiles in the warps of a block; a tile of 5 channels
-# ends within a sector.
-SMALL = (
+# Where rows lie in shared memory, in few tiles and in more than a block has warps.
+ROWS = (
     *(case for case in TRAFFIC if case.c == 1),
     Case(b=2, k=3, n=188, c=8),
-    Case(b=1, k=2, n=1000, c=1),
     Case(b=2, k=4, n=188, c=7),
+    Case(b=1, k=4, n=3000, c=1),
+    Case(b=1, k=4, n=600, c=7),
+    Case(b=1, k=4, n=444, c=16),
+    Case(b=1, k=4, n=300, c=3, order=2),
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [(name, case) for i, name in enumerate(EXAMPLES) for case in (TRAFFIC if i < 2 else SMALL)],
-    ids=str,
-)
-def test_reads_and_writes_once(name, case):
-    op = OPS[name]
-    options = {"ragged": False, "soft": False, "weighted": name == "inverse_rotate_mean"}
-    op(*testing.arguments(op, dataclasses.replace(case, **options), device="cuda"), backend="cuda")
+def assert_reads_and_writes_once():
     torch.cuda.synchronize()
     got = gpusim.counters()
     assert got["gat_sectors"] == 0, "no atomics"
@@ -51,6 +45,30 @@ def test_reads_and_writes_once(name, case):
     assert asked <= 1.10 * (got["unique_read_sectors"] + got["unique_write_sectors"])
     requests, wavefronts = (got[f"sld_{w}"] + got[f"sst_{w}"] for w in ("requests", "wavefronts"))
     assert wavefronts <= 2.1 * requests
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(name, case) for i, name in enumerate(EXAMPLES) for case in (TRAFFIC if i < 2 else ROWS)],
+    ids=str,
+)
+def test_reads_and_writes_once(name, case):
+    op = OPS[name]
+    options = {"ragged": False, "soft": False, "weighted": name == "inverse_rotate_mean"}
+    op(*testing.arguments(op, dataclasses.replace(case, **options), device="cuda"), backend="cuda")
+    assert_reads_and_writes_once()
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("case", ROWS, ids=str)
+@pytest.mark.parametrize("name", EXAMPLES[2:])
+def test_gradients_of_permuted_nodes_read_and_write_once(name, case, mean):
+    if name == "permute_rotate" and not mean:
+        return
+    op = OPS[name]
+    args = testing.arguments(op, dataclasses.replace(case, ragged=False, soft=False, mean=mean), device="cuda")
+    testing.gradients(op, "cuda", args, [0])
+    assert_reads_and_writes_once()
 
 
 # Matrices that no thread holds: tiles of 8, 16 or 32 entries, enough of them that a block takes all samples of one.

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not native.cuda_loaded, reason=f"no CUDA kernels
 # A thread, a warp or a block a matrix.
 SHAPES = [(1, 1), (2, 2), (3, 3), (4, 4), (3, 2), (4, 1), (5, 5), (17, 6), (32, 32), (33, 33)]
 COMPLEX_SHAPES = [(1, 1), (3, 3), (3, 1), (4, 4), (5, 4), (33, 3)]
-# Sizes that are no tile's, several tiles, channels in runs and read directly, more samples than a block takes.
+# Sizes that are no tile's, several tiles, channels in runs and read directly, more samples than a block takes, more
+# tiles than a block has warps, and a row that is too long for shared memory.
 TILES = (
     Case(b=2, k=18, n=300, c=1),
     Case(b=2, k=3, n=130, c=3, d=2),
@@ -32,6 +33,9 @@ TILES = (
     Case(b=1, k=2, n=5, c=2, d=17, order=2, ragged=False),
     Case(b=280, k=2, n=5, c=2, d=6),
     Case(b=1, k=2, n=9, c=150, d=5),
+    Case(b=2, k=3, n=2100, c=1, soft=False),
+    Case(b=1, k=3, n=110, c=20, soft=False),
+    Case(b=1, k=2, n=1400, c=13, soft=False),
 )
 EXAMPLES = ("rotate", "inverse_rotate_mean", "permute_rotate", "inverse_permute_rotate_mean")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -143,6 +147,15 @@ def test_a_center_for_each_sample(name, d):
     args[op.parameters.index("center")] = normals(case.b, case.k, d).cuda()
     testing.assert_matches(op, "cuda", args)
     testing.assert_gradients_match(op, "cuda", args)
+
+
+def test_the_gradient_of_a_center_of_many_samples():
+    op = OPS["inverse_rotate_mean"]
+    args = testing.arguments(op, Case(b=1, k=9000, n=2, c=1, ragged=False), device="cuda")
+    center = op.parameters.index("center")
+    got = testing.gradients(op, "cuda", args, [center])["center"].cpu()
+    want = testing.gradients(op, "reference", testing.widen(args), [center])["center"].cpu()
+    assert (got - want).norm() < 2e-7 * want.norm()
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 3, 1), (2, 40, 2, 200), (2, 3, 20, 13), (1, 700, 3, 2)], ids=str)

@@ -116,6 +116,33 @@ def _one_output(op, backend, args, index):
     return [torch.zeros_like(leaf) if f is None else f for leaf, f in zip(wanted, found)]
 
 
+ON_GPU = pytest.mark.parametrize("backend", [b for b in BACKENDS if testing.device_of(b) == "cuda"])
+
+
+@pytest.mark.long
+@ON_GPU
+@each_op
+def test_more_rows_than_65535(name, backend):
+    """The second and third axes of a grid end there."""
+    case = testing.Case(b=70000, k=1, n=2, c=1, d=2, m=2, n_iter=1, edges=False)
+    op, args = prepared(name, case, backend)
+    testing.assert_matches(op, backend, args)
+    testing.assert_gradients_match(op, backend, args)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="one device")
+@ON_GPU
+@each_op
+def test_runs_where_its_tensors_are(name, backend):
+    op, here = prepared(name, testing.cases(name)[0], backend)
+    there = [a.to("cuda:1") if isinstance(a, torch.Tensor) else a for a in here]
+    got, want = (testing._outputs(op(*args, backend=backend)) for args in (there, here))
+    if op.differentiable:
+        got, want = ((*o, *testing.gradients(op, backend, a).values()) for o, a in ((got, there), (want, here)))
+    assert torch.cuda.current_device() == 0 and all(g.device.index == 1 for g in got)
+    assert all(testing.same(g.cpu(), w.cpu()) for g, w in zip(got, want, strict=True))
+
+
 @each_backend
 @each_op
 def test_is_deterministic(name, backend):
@@ -176,6 +203,24 @@ def test_a_gradient_that_is_not_one_of_the_output_raises(name, backend):
         for bad in () if grad is None else (grad.narrow(-1, 0, grad.shape[-1] - 1), grad.half()):
             with pytest.raises((RuntimeError, ValueError), match="expected"):
                 op.backward.run(backend, (*grads[:i], bad, *grads[i + 1 :], *args, *saved, needs))
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("name", [name for name, op in FORWARD.items() if "num_nodes" in op.parameters])
+def test_counts_of_nodes_in_int32_raise(name, backend):
+    op, args = prepared(name, testing.cases(name)[0], backend)
+    nodes = op.parameters.index("num_nodes")
+    outs = testing._outputs(op.run(backend, args))
+    args[nodes] = torch.ones(2, dtype=torch.int32, device=testing.device_of(backend))
+    with pytest.raises((RuntimeError, ValueError), match=r"expected num_nodes \(b,\) int64"):
+        op.run(backend, args)
+    if op.differentiable:
+        grads, saved = (
+            [torch.zeros_like(o) if o.is_floating_point() else None for o in outs],
+            [outs[i] for i in op.saves],
+        )
+        with pytest.raises((RuntimeError, ValueError), match=r"expected num_nodes \(b,\) int64"):
+            op.backward.run(backend, (*grads, *args, *saved, 2 ** len(op.differentiable) - 1))
 
 
 @pytest.mark.parametrize("name", [n for n in FORWARD if FORWARD[n].has_kernel("cpu")])

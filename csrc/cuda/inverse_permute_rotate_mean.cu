@@ -8,9 +8,11 @@ static Tensor inverse_permute_rotate_mean(Tensor y, Tensor perm, OptionalTensor,
                                           OptionalTensor weights, double, int64_t order, bool mean) {
   constexpr const char* op = "inverse_permute_rotate_mean";
   perm = dense(perm), num_nodes = dense(num_nodes);
-  const Shape p = permutation_of(op, space_of(op, y, q, center, num_nodes, order, true), perm, num_nodes);
+  const Space s = space_of(op, y, q, center, num_nodes, order, true);
+  const Shape p = permutation_of(op, s, perm, num_nodes);
   check_same_device(op, y, perm, num_nodes);
-  return launch_inverse(op, y, inverse_of(p, perm), q, center, num_nodes, weights, order, mean);
+  const Tensor from = rows_fit(op, s, y, 1, false) ? perm : inverse_of(p, perm);
+  return launch_inverse(op, y, from, q, center, num_nodes, weights, order, mean);
 }
 
 static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_rotate_mean_backward(

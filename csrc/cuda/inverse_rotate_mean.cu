@@ -4,6 +4,7 @@
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
 #include "cuda/rotations.cuh"
+#include "cuda/row_rotations.cuh"
 
 namespace lps::cuda {
 
@@ -18,7 +19,6 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads)
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
-  T* const whole = held_row(a);  // then a warp has one tile
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, total;
@@ -34,8 +34,7 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads)
         tile.load(y, row * size, count, v);
       } else {
         bool live[Nodes::kItems];
-        if (whole != nullptr) Nodes::hold_row(y, row * size, count * a.c * kCount<D, ORDER>, whole);
-        tile.gather(y, row * size, whole, a.order, row * a.n, count, v, live);
+        tile.gather(y, row * size, a.order, row * a.n, count, v, live);
       }
       T m[D * D];
       held.template matrix<true>(here, m);
@@ -73,8 +72,6 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
-  T* const whole = held_row(a);
-  if (whole != nullptr && mean) Nodes::hold_row(grad_x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries g, v;
@@ -84,8 +81,7 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
       const int64_t row = part.b * a.k + sample, from = (mean ? part.b : row) * size;
       if (a.order.given()) {
         bool live[Nodes::kItems];
-        if (whole != nullptr && !mean) Nodes::hold_row(grad_x, from, count * a.c * kCount<D, ORDER>, whole);
-        tile.gather(grad_x, from, whole, a.order, row * a.n, count, g, live);
+        tile.gather(grad_x, from, a.order, row * a.n, count, g, live);
       } else if (!mean) {
         tile.load(grad_x, from, count, g);
       }
@@ -126,21 +122,20 @@ static void check_weights(const char* op, const Space& s, const Tensor& q, const
                   ": expected weights (b, k) in the computing dtype");
 }
 
-Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q, OptionalTensor center,
-                      OptionalTensor num_nodes, OptionalTensor weights, int64_t order, bool mean) {
-  y = dense(y), inverse = dense(inverse), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+Tensor launch_inverse(const char* op, Tensor y, OptionalTensor order, Tensor q, OptionalTensor center,
+                      OptionalTensor num_nodes, OptionalTensor weights, int64_t axes, bool mean) {
+  y = dense(y), order = dense(order), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
   weights = dense(weights);
-  const Space s = space_of(op, y, q, center, num_nodes, order, true);
+  const Space s = space_of(op, y, q, center, num_nodes, axes, true);
   check_weights(op, s, q, weights);
-  check_same_device(op, y, inverse, q, center, num_nodes, weights);
+  check_same_device(op, y, order, q, center, num_nodes, weights);
   Tensor x = empty(y, sizes_of(s, !mean));
   if (x.numel() == 0) return x;
   if (s.k == 0) return mean_of_none(x, weights.has_value());
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     if (is_packed(s)) {
-      const Turn<T> a =
-          cut<T, 1>(s, q, center, inverse, num_nodes, mean ? weights : OptionalTensor(), !mean, Gathers::kSamples);
+      const Turn<T> a = cut<T, 1>(s, q, center, order, num_nodes, mean ? weights : OptionalTensor(), !mean);
       if (!mean) {
         packed_to_samples<T>(s, a, y, numbers(x), numbers(y), true, true, T(1), Numbers(), MatrixSums<T>());
       } else {
@@ -149,12 +144,18 @@ Tensor launch_inverse(const char* op, Tensor y, OptionalTensor inverse, Tensor q
       }
       return;
     }
+    if (order && order->scalar_type() == ScalarType::Long) {
+      const Turn<T> a = cut<T, 1>(s, q, center, order, num_nodes, mean ? weights : OptionalTensor(), !mean);
+      const T share = mean && !weights ? T(1) / static_cast<T>(s.k) : T(1);
+      rows_to_inputs<T>(s, a, q, numbers(x), numbers(y), !mean, share, Numbers());
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, weights, !mean, Gathers::kSamples);
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, order, num_nodes, weights, !mean);
       launch("inverse_rotate_mean_kernel", inverse_rotate_mean_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(x), numbers(y), mean);
+             threads_of<T, kCount<D, ORDER>>(a), 0, a, numbers(x), numbers(y), mean);
     });
-    if (!done) turn_lines_back<T>(s, x, y, q, center, inverse, num_nodes, weights, mean);
+    if (!done) turn_lines_back<T>(s, x, y, q, center, order, num_nodes, weights, mean);
   });
   return x;
 }
@@ -188,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
   compute_switch(y.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     if (is_packed(s)) {
-      const Turn<T> a = cut<T, 1>(s, q, std::nullopt, perm, num_nodes, weights, true, Gathers::kInput);
+      const Turn<T> a = cut<T, 1>(s, q, std::nullopt, perm, num_nodes, weights, true);
       const T share = mean && !weights ? T(1) / static_cast<T>(s.k) : T(1);
       const bool more = need_center || need_weights;
       Tensor partial;
@@ -200,14 +201,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> launch_inverse_backward(const char* o
       }
       return;
     }
+    if (perm && rows_fit(op, s, y, 1, mean)) {
+      const Turn<T> a = cut<T, 1>(s, q, std::nullopt, perm, num_nodes, weights, true);
+      const T share = mean ? T(1) / static_cast<T>(s.k) : T(1);
+      const Tensor partial =
+          rows_to_samples<T>(s, a, q, wanted(grad_y), numbers(grad), !mean, share, sums ? numbers(y) : Numbers());
+      if (sums) {
+        finish_gradients<T>(s, partial, partial.size(1), partial.size(2), q, center, weights, false, mean, grad_q,
+                            grad_center, grad_weights);
+      }
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
-      Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true,
-                                           mean ? Gathers::kInput : Gathers::kSamples);
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, std::nullopt, perm, num_nodes, weights, true);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("inverse_rotate_mean_backward_kernel", inverse_rotate_mean_backward_kernel<T, D, ORDER>, y, grid_of(s, a),
-             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_y),
-             sums ? out<T>(partial) : nullptr, numbers(grad), numbers(y), mean);
+             threads_of<T, kCount<D, ORDER>>(a), 0, a, wanted(grad_y), sums ? out<T>(partial) : nullptr, numbers(grad),
+             numbers(y), mean);
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, center, weights, false, mean, grad_q, grad_center,
                             grad_weights);

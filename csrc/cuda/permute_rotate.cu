@@ -23,8 +23,9 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
   check_soft(op, x, perm, t, row, col, true);
   check_same_device(op, x, grad, perm, t, row, col);
   const bool inner = needs & (1 | 16 | 32), through = t && (needs & 14);
+  const bool fit = rows_fit(op, s, x, (needs & 1) + ((needs & (16 | 32)) != 0), false);
   OptionalTensor inverse;
-  if (inner) inverse = through ? empty(perm, {p.rows(), p.n}, ScalarType::Int) : inverse_of(p, perm);
+  if (inner && !fit) inverse = through ? empty(perm, {p.rows(), p.n}, ScalarType::Int) : inverse_of(p, perm);
   const Tensor nothing = empty(q, {0});
   SoftParts soft{nothing, nothing, nothing};
   if (through) {
@@ -33,7 +34,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permute_rotate
     soft = score_gradients(p, *t, *row, *col, turned, grad, tau, needs, inverse);
   }
   const auto [grad_x, grad_q, grad_center] =
-      launch_rotate_backward(op, grad, x, inverse, q, center, num_nodes, order, needs & 1, needs & 16, needs & 32);
+      launch_rotate_backward(op, grad, x, fit ? OptionalTensor(perm) : inverse, q, center, num_nodes, order, needs & 1,
+                             needs & 16, needs & 32);
   return {grad_x, soft.t, soft.row, soft.col, grad_q, grad_center};
 }
 

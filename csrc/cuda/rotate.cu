@@ -3,6 +3,7 @@
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/rotation_lines.cuh"
 #include "cuda/rotations.cuh"
+#include "cuda/row_rotations.cuh"
 #include "cuda/turn_samples.cuh"
 
 namespace lps::cuda {
@@ -14,12 +15,9 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads) rotate_ke
   __shared__ T buffers[Nodes::kWarps][Nodes::kNumbers];
   __shared__ Held<T, D> matrices[Nodes::kWarps];
   const Part<T> part(a);
-  const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
-  T* const whole = held_row(a);
-  if (whole != nullptr) Nodes::hold_row(x, part.b * size, count * a.c * kCount<D, ORDER>, whole);
   if (part.tile >= part.end) return;
   matrices[part.warp].read(a, part.b, part.first, part.last, part.lane);
-  turn_samples<D, ORDER>(a, part, matrices[part.warp], buffers[part.warp], whole, y, x);
+  turn_samples<D, ORDER>(a, part, matrices[part.warp], buffers[part.warp], y, x);
 }
 
 // grad_x of a tile, and its part of the gradients of q and center: all samples, one after the other. a.order is the
@@ -34,7 +32,6 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
   const Part<T> part(a);
   Held<T, D>& held = matrices[part.warp];
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
-  T* const whole = held_row(a);  // then a warp has one tile
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
     const Nodes tile(buffers[part.warp], index, a.c);
     typename Nodes::Entries v, g, total;
@@ -51,8 +48,7 @@ __global__ void __launch_bounds__(Tile<T, kCount<D, ORDER>>::kThreads, 1)
         tile.load(grad_y, row * size, count, g);
       } else {
         bool live[Nodes::kItems];
-        if (whole != nullptr) Nodes::hold_row(grad_y, row * size, count * a.c * kCount<D, ORDER>, whole);
-        tile.gather(grad_y, row * size, whole, a.order, row * a.n, count, g, live);
+        tile.gather(grad_y, row * size, a.order, row * a.n, count, g, live);
       }
       T m[D * D];
       if (grad_x.data != nullptr) {
@@ -96,13 +92,18 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
   compute_switch(x.scalar_type(), op, [&](auto number) {
     using T = decltype(number);
     if (is_packed(s)) {
-      const Turn<T> a = cut<T, 1>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
+      const Turn<T> a = cut<T, 1>(s, q, center, perm, num_nodes, std::nullopt, true);
       return packed_to_samples<T>(s, a, x, numbers(y), numbers(x), false, false, T(1), Numbers(), MatrixSums<T>());
     }
+    if (perm && rows_fit(op, s, x, 1, true)) {
+      const Turn<T> a = cut<T, 1>(s, q, center, perm, num_nodes, std::nullopt, true);
+      rows_to_samples<T>(s, a, q, numbers(y), numbers(x), false, T(1), Numbers());
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
-      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true, Gathers::kInput);
-      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of<T, kCount<D, ORDER>>(a),
-             shared_of<T, kCount<D, ORDER>>(s, a), a, numbers(y), numbers(x));
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, perm, num_nodes, std::nullopt, true);
+      launch("rotate_kernel", rotate_kernel<T, D, ORDER>, x, grid_of(s, a), threads_of<T, kCount<D, ORDER>>(a), 0, a,
+             numbers(y), numbers(x));
     });
     if (!done) turn_lines<T>(s, y, x, q, center, perm, num_nodes);
   });
@@ -110,16 +111,16 @@ Tensor launch_rotate(const char* op, Tensor x, OptionalTensor perm, Tensor q, Op
 }
 
 std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const OptionalTensor& grad_y, Tensor x,
-                                                          OptionalTensor inverse, Tensor q, OptionalTensor center,
-                                                          OptionalTensor num_nodes, int64_t order, bool need_x,
+                                                          OptionalTensor order, Tensor q, OptionalTensor center,
+                                                          OptionalTensor num_nodes, int64_t axes, bool need_x,
                                                           bool need_q, bool need_center, const OptionalTensor& more_q) {
   STD_TORCH_CHECK(grad_y, op, ": expected a gradient");
   const Tensor grad = dense(*grad_y);
-  x = dense(x), inverse = dense(inverse), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
-  const Space s = space_of(op, x, q, center, num_nodes, order, false);
-  space_of(op, grad, q, center, num_nodes, order, true);
+  x = dense(x), order = dense(order), q = dense(q), center = dense(center), num_nodes = dense(num_nodes);
+  const Space s = space_of(op, x, q, center, num_nodes, axes, false);
+  space_of(op, grad, q, center, num_nodes, axes, true);
   check_gradient(op, grad, x, x.numel() * s.k);
-  check_same_device(op, x, grad, inverse, q, center, num_nodes, more_q);
+  check_same_device(op, x, grad, order, q, center, num_nodes, more_q);
   need_center = need_center && center;
   const bool any = grad.numel() > 0;
   const auto made = [&](const Tensor& like, const std::vector<int64_t>& sizes) {
@@ -135,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
     using T = decltype(number);
     if (is_packed(s)) {
       const OptionalTensor shift = sums ? center : OptionalTensor();
-      const Turn<T> a = cut<T, 1>(s, q, shift, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
+      const Turn<T> a = cut<T, 1>(s, q, shift, order, num_nodes, std::nullopt, false);
       const bool more = need_center || more_q;
       Tensor partial;
       const MatrixSums<T> to = matrix_sums<T>(s, !more, sums, T(1), grad_q, partial);
@@ -146,19 +147,28 @@ std::tuple<Tensor, Tensor, Tensor> launch_rotate_backward(const char* op, const 
       }
       return;
     }
+    if (order && order->scalar_type() == ScalarType::Long) {
+      const Turn<T> a = cut<T, 1>(s, q, sums ? center : OptionalTensor(), order, num_nodes, std::nullopt, false);
+      const Tensor partial =
+          rows_to_inputs<T>(s, a, q, wanted(grad_x), numbers(grad), false, T(1), sums ? numbers(x) : Numbers());
+      if (sums) {
+        finish_gradients<T>(s, partial, partial.size(1), partial.size(2), q, std::nullopt, std::nullopt, true, false,
+                            grad_q, grad_center, empty(q, {0}), more_q);
+      }
+      return;
+    }
     const bool done = tile_switch<T>(s, [&](auto D, auto ORDER) {
-      const Turn<T> a =
-          cut<T, kCount<D, ORDER>>(s, q, center, inverse, num_nodes, std::nullopt, false, Gathers::kSamples);
+      const Turn<T> a = cut<T, kCount<D, ORDER>>(s, q, center, order, num_nodes, std::nullopt, false);
       const int64_t width = D * D + (ORDER == 1 ? D : 0);
       Tensor partial = empty(q, {sums ? s.b * s.k * a.tiles * width : 0});
       launch("rotate_backward_kernel", rotate_backward_kernel<T, D, ORDER>, x, grid_of(s, a),
-             threads_of<T, kCount<D, ORDER>>(a), shared_of<T, kCount<D, ORDER>>(s, a), a, wanted(grad_x),
-             sums ? out<T>(partial) : nullptr, numbers(grad), numbers(x));
+             threads_of<T, kCount<D, ORDER>>(a), 0, a, wanted(grad_x), sums ? out<T>(partial) : nullptr, numbers(grad),
+             numbers(x));
       if (sums)
         finish_gradients<T>(s, partial, a.tiles, width, q, std::nullopt, std::nullopt, true, false, grad_q, grad_center,
                             empty(q, {0}), more_q);
     });
-    if (!done) turn_lines_backward<T>(s, grad, x, q, center, inverse, num_nodes, grad_x, grad_q, grad_center, more_q);
+    if (!done) turn_lines_backward<T>(s, grad, x, q, center, order, num_nodes, grad_x, grad_q, grad_center, more_q);
   });
   return {grad_x, grad_q, grad_center};
 }

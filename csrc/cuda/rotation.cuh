@@ -20,7 +20,6 @@ struct Turn {
   Order order;
   const int64_t* num_nodes;
   int64_t n, k, c, centers, tiles, tiles_of_block, chunks, samples;
-  bool held;  // rows that are gathered from lie in shared memory
 };
 
 // Which input, samples and tiles are this block's.
@@ -188,19 +187,13 @@ bool tile_switch(const Space& s, const Body& body) {
   }
 }
 
-// Longer rows are gathered from where they lie; with the tiles, 40 KB at most, these fit on every device from sm_80 on.
-constexpr int64_t kHeldBytes = 48 << 10;
-
-// Warps of a block, a tile each, where no row is held.
-constexpr int64_t kFreeWarps = 8;
-
-// Which rows a kernel gathers from, where nodes are permuted: that of its input, or those of its samples.
-enum class Gathers { kInput, kSamples };
+// Tiles of a block, a warp each.
+constexpr int64_t kTilesOfBlock = 8;
 
 // How a call is cut into blocks. split: samples are independent, and a block takes some of them.
 template <class T, int COUNT>
 Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const OptionalTensor& order,
-            const OptionalTensor& num_nodes, const OptionalTensor& weights, bool split, Gathers gathers) {
+            const OptionalTensor& num_nodes, const OptionalTensor& weights, bool split) {
   Turn<T> a;
   a.q = in<T>(q), a.center = in<T>(center), a.weights = in<T>(weights);
   a.order = order_of(order), a.num_nodes = in<int64_t>(num_nodes);
@@ -208,10 +201,7 @@ Turn<T> cut(const Space& s, const Tensor& q, const OptionalTensor& center, const
   a.tiles = Tile<T, COUNT>::tiles(s.n, s.c);
   a.chunks = split ? blocks(s.k, kSamples) : 1;
   a.samples = split ? blocks(s.k, a.chunks) : s.k;
-  // A row of a sample is held by the one block that has all of its tiles, a warp each.
-  a.held = a.order.given() && s.size() * static_cast<int64_t>(sizeof(T)) <= kHeldBytes;
-  a.held = a.held && (gathers == Gathers::kInput || a.tiles <= Tile<T, COUNT>::kWarps);
-  a.tiles_of_block = a.held ? a.tiles : std::min<int64_t>(a.tiles, kFreeWarps);
+  a.tiles_of_block = std::min<int64_t>(a.tiles, kTilesOfBlock);
   return a;
 }
 
@@ -222,17 +212,6 @@ int64_t grid_of(const Space& s, const Turn<T>& a) {
 template <class T, int COUNT>
 int threads_of(const Turn<T>& a) {
   return static_cast<int>(std::min<int64_t>(a.tiles_of_block, Tile<T, COUNT>::kWarps)) * kWarp;
-}
-template <class T, int COUNT>
-size_t shared_of(const Space& s, const Turn<T>& a) {
-  return a.held ? Tile<T, COUNT>::padded(static_cast<int>(s.size())) * sizeof(T) : 0;
-}
-
-// The row that is gathered from, where it is held.
-template <class T>
-__device__ __forceinline__ T* held_row(const Turn<T>& a) {
-  extern __shared__ __align__(16) char memory[];
-  return a.held ? reinterpret_cast<T*>(memory) : nullptr;
 }
 
 }  // namespace lps::cuda

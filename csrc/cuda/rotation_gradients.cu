@@ -1,5 +1,5 @@
-// Lanes of a warp for a sample, as many as its numbers: add up its tiles in order; then what samples share is added up
-// in order of the samples.
+// Lanes of a warp for a sample, as many as its numbers: add up its tiles in order; then what samples share, a lane a
+// sample.
 #include "cuda/rotation_gradients.cuh"
 #include "cuda/team.cuh"
 
@@ -59,12 +59,15 @@ __global__ void __launch_bounds__(kFinishThreads) rotation_gradients_kernel(Fini
   }
   if (a.grad_center == nullptr || a.centers != 1) return;
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < a.graphs * a.d; i += kFinishThreads) {
+  // In double: there may be any number of samples.
+  for (int64_t i = team; i - team < a.graphs * a.d; i += kFinishThreads / W) {
     const int64_t graph = blockIdx.x * a.graphs + i / a.d, e = i % a.d;
-    if (graph >= a.b) break;
-    T sum = 0;
-    for (int64_t sample = 0; sample < a.k; ++sample) sum += a.partial[(graph * a.k + sample) * a.tiles * a.width + e];
-    a.grad_center[graph * a.d + e] = sum;
+    const bool alive = i < a.graphs * a.d && graph < a.b;
+    const T* const parts = a.partial + graph * a.k * a.tiles * a.width + e;
+    double sum = 0;
+    for (int64_t at = lane; alive && at < a.k; at += W) sum += parts[at * a.tiles * a.width];
+    sum = Team::reduce(sum, Add());
+    if (alive && lane == 0) a.grad_center[graph * a.d + e] = static_cast<T>(sum);
   }
 }
 

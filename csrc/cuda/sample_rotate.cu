@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(Tile<T, D>::kThreads)
     to.center[part.b * D + threadIdx.x] = held.centers[threadIdx.x];
   }
   if (y.data != nullptr) {
-    turn_samples<D, 1>(a, part, held, buffers[part.warp], static_cast<const T*>(nullptr), y, x);
+    turn_samples<D, 1>(a, part, held, buffers[part.warp], y, x);
   }
 }
 
@@ -175,7 +175,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> sample_rotate(OptionalTensor v
       using T = decltype(number);
       held = tile_switch<T>(s, [&](auto D, auto ORDER) {
         if constexpr (ORDER == 1) {
-          Turn<T> a = cut<T, D>(s, q, about, std::nullopt, num_nodes, std::nullopt, true, Gathers::kInput);
+          Turn<T> a = cut<T, D>(s, q, about, std::nullopt, num_nodes, std::nullopt, true);
           a.tiles_of_block = a.tiles;
           turned = a.tiles <= kFewTiles || b * a.chunks >= kBusyBlocks;
           if (turned) y = empty(x, sizes_of(s, true));

@@ -100,7 +100,7 @@ struct Tile {
     }
   }
   // The same from a row in shared memory.
-  __device__ void read_held(const T* row, const Places& base, const bool (&use)[kItems], Entries& v) const {
+  __device__ void read_row(const T* row, const Places& base, const bool (&use)[kItems], Entries& v) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
       const int own = static_cast<int>(base[t]), apart = static_cast<int>(c);
@@ -109,7 +109,7 @@ struct Tile {
     }
   }
   // The block's threads copy `size` numbers of x into shared memory.
-  static __device__ void hold_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
+  static __device__ void load_row(const Numbers& x, int64_t offset, int64_t size, T* row) {
     __syncthreads();
     typed<T>(x, [&](const auto* from) {
       from += offset;
@@ -119,6 +119,19 @@ struct Tile {
     });
     __syncthreads();
   }
+  // Undoes load_row, with zeros from number `live` to `size`; a barrier has to come before.
+  static __device__ void store_row(const Numbers& x, int64_t offset, int64_t live, int64_t size, T scale,
+                                   const T* row) {
+    typed<T>(x, [&](auto* to) {
+      to += offset;
+      for (int64_t i = static_cast<int>(threadIdx.x) - within_sector(to); i < size; i += blockDim.x) {
+        if (i < 0) continue;
+        const T value = i < live ? scale * row[padded(static_cast<int>(i))] : T(0);
+        to[i] = static_cast<Pointee<decltype(to)>>(value);
+      }
+    });
+  }
+
   // Steps through memory begin where sectors do, or each would touch one more of them; so there is one more step.
 
   // Entries of nodes before `count`, zero of others, of the row that begins at offset.
@@ -204,19 +217,23 @@ struct Tile {
     return result;
   }
 
-  // Entries of the nodes that an order names, from `start` on, in place of the tile's; zero where that is padding or no
-  // node at all, for which live says false. held: the row of x in shared memory, or null.
-  __device__ void gather(const Numbers& x, int64_t offset, const T* held, const Order& order, int64_t start,
-                         int64_t count, Entries& v, bool (&live)[kItems]) const {
-    if (held == nullptr && nodes > 0) return gather_runs(x, offset, order, start, count, v, live);
-    Places base;
+  // Where the nodes lie that an order names, from `start` on, in place of the tile's; live says false where that is
+  // padding or no node at all.
+  __device__ void find(const Order& order, int64_t start, int64_t count, Places& base, bool (&live)[kItems]) const {
 #pragma unroll
     for (int t = 0; t < kItems; ++t) {
       const int64_t found = node[t] < count ? order.at(start + node[t]) : -1;
       live[t] = found >= 0 && found < count;
       base[t] = live[t] ? (found - node[t]) * COUNT * c + at[t] : 0;
     }
-    if (held != nullptr) return read_held(held, base, live, v);
+  }
+
+  // Their entries; zero where they are not live.
+  __device__ void gather(const Numbers& x, int64_t offset, const Order& order, int64_t start, int64_t count, Entries& v,
+                         bool (&live)[kItems]) const {
+    if (nodes > 0) return gather_runs(x, offset, order, start, count, v, live);
+    Places base;
+    find(order, start, count, base, live);
     typed<T>(x, [&](const auto* from) { read(from + offset, base, live, v); });
   }
 

@@ -6,10 +6,10 @@
 namespace lps::cuda {
 
 // y = q^T (x - center) of the samples and tiles of `part`, a warp a tile: its nodes are read once for all samples, or
-// by a.order for each. held: matrices and centers of the samples; whole: the row of x in shared memory, or null.
+// by a.order for each. held: matrices and centers of the samples.
 template <int D, int ORDER, class T>
 __device__ __forceinline__ void turn_samples(const Turn<T>& a, const Part<T>& part, const Held<T, D>& held, T* buffer,
-                                             const T* whole, const Numbers& y, const Numbers& x) {
+                                             const Numbers& y, const Numbers& x) {
   using Nodes = Tile<T, kCount<D, ORDER>>;
   const int64_t count = count_nodes(a.num_nodes, part.b, a.n), size = a.n * a.c * kCount<D, ORDER>;
   for (int64_t index = part.tile; index < part.end; index += part.count_of_warps) {
@@ -21,7 +21,7 @@ __device__ __forceinline__ void turn_samples(const Turn<T>& a, const Part<T>& pa
       bool live[Nodes::kItems];
 #pragma unroll
       for (int t = 0; t < Nodes::kItems; ++t) live[t] = true;
-      if (a.order.given()) tile.gather(x, part.b * size, whole, a.order, row * a.n, count, v, live);
+      if (a.order.given()) tile.gather(x, part.b * size, a.order, row * a.n, count, v, live);
       T m[D * D];
       held.template matrix<false>(sample - part.first, m);
       const T* const center = a.center ? held.center(a, sample - part.first) : nullptr;

@@ -54,6 +54,12 @@ def check_gradient(what: str, grad: Tensor | None, shape: tuple[int, ...], dtype
         )
 
 
+def check_nodes(what: str, num_nodes: Tensor | None, b: int) -> None:
+    """Counts that a kernel would read beyond their end, or as halves of others."""
+    if num_nodes is not None and (num_nodes.shape != (b,) or num_nodes.dtype != torch.int64):
+        raise ValueError(f"{what}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")
+
+
 def programs(count: int, what: str) -> tuple[int]:
     """A grid of `count` programs."""
     if count > MAX_PROGRAMS:

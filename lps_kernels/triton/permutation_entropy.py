@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, split_sums, strict_sums, to_lanes
-from lps_kernels.triton.launch import check_gradient, compute, dense, nothing, on, programs
+from lps_kernels.triton.launch import check_gradient, check_nodes, compute, dense, nothing, on, programs
 from lps_kernels.triton.moments import moment_sums, moments
 from lps_kernels.triton.sinkhorn import row_sizes
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
@@ -148,8 +148,7 @@ def _check(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None) -> Non
         or t.dtype != compute(t.dtype)[0]
     ):
         raise ValueError("permutation_entropy: expected t, row and col (b, k, n), all float32 or all float64")
-    if num_nodes is not None and num_nodes.shape != t.shape[:1]:
-        raise ValueError("permutation_entropy: expected num_nodes (b,)")
+    check_nodes("permutation_entropy", num_nodes, t.shape[0])
     if t.shape[2] > MAX_NODES:
         raise ValueError(
             f"backend 'triton': permutation_entropy takes rows of at most {MAX_NODES} nodes, got n = {t.shape[2]}; "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lps_kernels.triton.gather import gather, gather_sum
-from lps_kernels.triton.launch import check_gradient, compute, dense, nothing
+from lps_kernels.triton.launch import check_gradient, check_nodes, compute, dense, nothing
 from lps_kernels.triton.soft import check_soft, soft_gradient, soft_product
 
 
@@ -20,8 +20,7 @@ def check(what: str, x: Tensor, perm: Tensor, num_nodes: Tensor | None, order: i
     want = (b, *((k,) if samples else ()), *(n,) * order)
     if order not in (1, 2) or x.shape[:-1] != want or perm.dtype != torch.int64:
         raise ValueError(f"{what}: expected features {want} + (c,) and perm (b, k, n) int64, got {tuple(x.shape)}")
-    if num_nodes is not None and num_nodes.shape != (b,):
-        raise ValueError(f"{what}: expected num_nodes of shape ({b},), got {tuple(num_nodes.shape)}")
+    check_nodes(what, num_nodes, b)
 
 
 def permute(

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lps_kernels.triton.entry import entry
-from lps_kernels.triton.launch import OPTIONS, dense, on, power_of_two, programs
+from lps_kernels.triton.launch import OPTIONS, check_nodes, dense, on, power_of_two, programs
 from lps_kernels.triton.philox import STREAM_PERMUTATION, STREAM_TIES, philox
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 
@@ -46,8 +46,9 @@ def random_permutation_kernel(seed, num_nodes, perm, k, n, index_mask, BLOCK: tl
 
 
 def random_permutation(seed: Tensor, num_nodes: Tensor | None, b: int, k: int, n: int) -> Tensor:
-    if seed.numel() != 1 or (num_nodes is not None and num_nodes.shape != (b,)):
-        raise ValueError("random_permutation: expected a seed of one element and num_nodes (b,)")
+    if seed.numel() != 1:
+        raise ValueError("random_permutation: expected a seed of one element")
+    check_nodes("random_permutation", num_nodes, b)
     if n > MAX_NODES:
         raise ValueError(
             f"backend 'triton': random_permutation sorts rows of at most {MAX_NODES} keys, got n = {n}; "

@@ -18,7 +18,18 @@ from lps_kernels.triton.centroid import centroid
 from lps_kernels.triton.entries import load_rows, store_rows
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.gram_schmidt import constants, to_columns, to_entries
-from lps_kernels.triton.launch import OPTIONS, cdiv, check_gradient, compute, dense, nothing, on, power_of_two, programs
+from lps_kernels.triton.launch import (
+    OPTIONS,
+    cdiv,
+    check_gradient,
+    check_nodes,
+    compute,
+    dense,
+    nothing,
+    on,
+    power_of_two,
+    programs,
+)
 from lps_kernels.triton.orthonormalize import orthonormalize
 from lps_kernels.triton.random_orthogonal import haar_entries
 from lps_kernels.triton.rotate_gradients import rotate_gradients
@@ -89,8 +100,7 @@ def sample_rotate_kernel(
 def check(v: Tensor | None, x: Tensor, num_nodes: Tensor | None, k: int) -> None:
     if x.dim() != 4 or (v is not None and v.shape != (x.shape[0], k, x.shape[2], x.shape[2])):
         raise ValueError(f"sample_rotate: expected x (b, n, d, c) and v (b, k, d, d), got {tuple(x.shape)}")
-    if num_nodes is not None and (num_nodes.shape != x.shape[:1] or num_nodes.dtype != torch.int64):
-        raise ValueError(f"sample_rotate: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)}")
+    check_nodes("sample_rotate", num_nodes, x.shape[0])
 
 
 def sample_rotate(

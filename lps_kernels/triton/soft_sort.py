@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import decays, from_lanes, gaps, to_lanes
-from lps_kernels.triton.launch import check_gradient, compute, dense, nothing, on, programs
+from lps_kernels.triton.launch import check_gradient, check_nodes, compute, dense, nothing, on, programs
 from lps_kernels.triton.sinkhorn import half_step, row_sizes, sinkhorn_backward
 from lps_kernels.triton.sort import MAX_NODES, count_nodes, inverse, sort_descending
 
@@ -121,8 +121,9 @@ def soft_sort_backward_kernel(
 
 def check(scores: Tensor, num_nodes: Tensor | None, seed: Tensor | None = None) -> None:
     """What would corrupt memory, and the longest row that a program sorts."""
-    if scores.dim() != 3 or (num_nodes is not None and num_nodes.shape != scores.shape[:1]):
-        raise ValueError("soft_sort: expected scores (b, k, n) and num_nodes (b,)")
+    if scores.dim() != 3:
+        raise ValueError(f"soft_sort: expected scores (b, k, n), got {tuple(scores.shape)}")
+    check_nodes("soft_sort", num_nodes, scores.shape[0])
     if seed is not None and seed.numel() != 1:
         raise ValueError("soft_sort: expected a seed of one element")
     if scores.shape[2] > MAX_NODES:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from lps_kernels.triton.launch import cdiv, compute, power_of_two
+from lps_kernels.triton.launch import cdiv, check_nodes, compute, power_of_two
 
 SMALL = 4  # up to this d the entries of a node and a channel are unrolled
 # Most lanes of a program, its warps, by order. A tensor of 4 x 4 has sixteen entries a lane, and so has its gradient.
@@ -81,6 +80,5 @@ def space_of(
         raise ValueError(f"{name}: features {tuple(x.shape)} and q {tuple(q.shape)} do not fit")
     if center is not None and (order != 1 or center.shape not in ((b, 1, d), (b, k, d)) or center.dtype != q.dtype):
         raise ValueError(f"{name}: expected center (b, 1 or k, d) for order 1, got {tuple(center.shape)}")
-    if num_nodes is not None and (num_nodes.numel() != b or num_nodes.dtype != torch.int64):
-        raise ValueError(f"{name}: expected num_nodes (b,) int64, got {tuple(num_nodes.shape)} {num_nodes.dtype}")
+    check_nodes(name, num_nodes, b)
     return Space(b, k, shape[lead], d, shape[-1], order, 0 if center is None else center.shape[1])
