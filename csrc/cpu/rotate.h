@@ -3,10 +3,10 @@
 
 #include <vector>
 
-#include "cpu/convert.h"
 #include "cpu/lane_points.h"
 #include "cpu/parallel.h"
 #include "cpu/permute.h"
+#include "cpu/vectors.h"
 #include "space.h"
 
 namespace lps::cpu {
@@ -198,27 +198,6 @@ struct Sum {
     return restored.data();
   }
 };
-
-// x[i, a, :] += by v[a] of n nodes.
-template <class T>
-void add_vector(T* x, const T* v, T by, int64_t n, int64_t d, int64_t c) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t a = 0; a < d; ++a) {
-      for (int64_t j = 0; j < c; ++j) x[(i * d + a) * c + j] += by * v[a];
-    }
-  }
-}
-
-// v[a] = sum of x[i, a, :] over n nodes.
-template <class T>
-void sum_vectors(const T* x, T* v, int64_t n, int64_t d, int64_t c) {
-  std::fill_n(v, d, T(0));
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t a = 0; a < d; ++a) {
-      for (int64_t j = 0; j < c; ++j) v[a] += x[(i * d + a) * c + j];
-    }
-  }
-}
 
 // x - center of the first `count` nodes, in the computing dtype; x itself where that is the same.
 template <class T, class S>

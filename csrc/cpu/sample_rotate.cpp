@@ -1,6 +1,6 @@
 // sample_rotate: matrices, the centroid and the rotated points in one call, and all their gradients in one.
-#include "cpu/parallel.h"
 #include "cpu/rotations.h"
+#include "cpu/vectors.h"
 #include "space.h"
 
 namespace lps::cpu {
@@ -20,11 +20,7 @@ static Tensor centroid(const Tensor& x, const OptionalTensor& num_nodes) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t count = count_nodes(in<int64_t>(num_nodes), i, n);
         T* to = out<T>(center) + i * d;
-        std::fill_n(to, d, T(0));
-        const S* from = in<S>(x) + i * n * d * c;
-        for (int64_t line = 0; line < count * d; ++line) {
-          for (int64_t j = 0; j < c; ++j) to[line % d] += static_cast<T>(from[line * c + j]);
-        }
+        sum_vectors(in<S>(x) + i * n * d * c, to, count, d, c);
         for (int64_t a = 0; a < d; ++a) to[a] /= static_cast<T>(std::max<int64_t>(count * c, 1));
       }
     });
@@ -96,13 +92,7 @@ static std::tuple<Tensor, Tensor> sample_rotate_backward(OptionalTensor grad_q, 
       for (int64_t i = begin; i < end; ++i) {
         const int64_t count = count_nodes(in<int64_t>(num_nodes), i, n);
         const T share = T(1) / static_cast<T>(std::max<int64_t>(count * c, 1));
-        S* to = out<S>(to_x) + i * n * d * c;
-        const T* from = in<T>(to_center) + i * d;
-        for (int64_t line = 0; line < count * d; ++line) {
-          for (int64_t j = 0; j < c; ++j) {
-            to[line * c + j] = static_cast<S>(static_cast<T>(to[line * c + j]) + share * from[line % d]);
-          }
-        }
+        add_vector(out<S>(to_x) + i * n * d * c, in<T>(to_center) + i * d, share, count, d, c);
       }
     });
   });
