@@ -43,22 +43,52 @@ static Tensor inverse_permute_mean(Tensor y, Tensor perm, OptionalTensor t, Opti
   return x;
 }
 
+template <class T>
+double inner_product(const T* a, const T* b, int64_t size) {
+  constexpr int64_t lanes = kLanes<T>;
+  Vec<T> sum[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * lanes <= size; i += 4 * lanes) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) sum[j] += load(a + i + j * lanes) * load(b + i + j * lanes);
+  }
+  const Vec<T> all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  double total = 0;
+  for (int64_t j = 0; j < lanes; ++j) total += all[j];
+  for (; i < size; ++i) total += a[i] * b[i];
+  return total;
+}
+
+template <class T>
+struct WeightLines {
+  std::vector<T> grad, y;
+};
+
 // d weights[row] = <grad x, P y of the sample>, the soft product for a soft permutation.
-template <class T, class F>
-void weight_gradient(const Shape& s, const F* grad, const T* y, T* to) {
-  parallel_for(s.rows(), grain_for(0.5 * s.n * s.inner()), [&](int64_t begin, int64_t end) {
+template <class T, class F, class Y>
+void weight_gradient(const Shape& s, const F* grad, const Y* y, T* to) {
+  const int64_t line = s.n * s.c, size = s.n * s.inner();
+  parallel_for(s.rows(), grain_for(0.5 * size), [&](int64_t begin, int64_t end) {
+    auto& lines = workspace<WeightLines<T>>();
+    lines.grad.resize(line), lines.y.resize(line);
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t count = s.count(row), *perm = s.perm_of(row), lines = s.order == 2 ? count : 1;
+      const bool edges = s.order == 2;
+      const int64_t count = s.c == 0 ? 0 : s.count(row);
+      const Sorted<F> of_grad{grad + row / s.k * size, s.perm_of(row), s.n, s.c, edges};
       double sum = 0;
-      for (int64_t r = 0; r < count; ++r) {
-        T of_line = 0;
-        for (int64_t i = 0; i < lines; ++i) {
-          const int64_t line = row / s.k * s.n + perm[r];
-          const F* g = grad + (s.order == 2 ? line * s.n + perm[i] : line) * s.c;
-          const T* from = y + (s.order == 2 ? (row * s.n + r) * s.n + i : row * s.n + r) * s.c;
-          for (int64_t j = 0; j < s.c; ++j) of_line += convert<T>(g[j]) * from[j];
+      for (int64_t r = 0; r < (edges ? count : std::min<int64_t>(count, 1)); ++r) {
+        if (edges) {
+          of_grad.line(r, std::min(r + kAhead, count - 1), 0, count, false, lines.grad.data());
+        } else {
+          of_grad.copy_nodes(0, s.c, count, s.c, lines.grad.data());
         }
-        sum += of_line;
+        const Y* from = y + row * size + r * line;
+        if constexpr (std::is_same_v<Y, T>) {
+          sum += inner_product(lines.grad.data(), from, count * s.c);
+        } else {
+          convert_row(from, count * s.c, lines.y.data());
+          sum += inner_product(lines.grad.data(), lines.y.data(), count * s.c);
+        }
       }
       to[row] = static_cast<T>(sum);
     }
@@ -103,13 +133,13 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> inverse_permute_mean_b
       if (need_y && !hard) convert_all(sorted.data(), y.numel(), out<F>(grad_y));
     }
     if (need_weights) {
-      std::vector<T> applied(y.numel());
       if (hard) {
-        convert_all(in<F>(y), y.numel(), applied.data());
+        weight_gradient(s, in<F>(grad), in<F>(y), out<T>(grad_weights));
       } else {
+        std::vector<T> applied(y.numel());
         soft_transform<F>(s, soft, in<F>(y), true, false, applied.data());
+        weight_gradient(s, in<F>(grad), applied.data(), out<T>(grad_weights));
       }
-      weight_gradient<T, F>(s, in<F>(grad), applied.data(), out<T>(grad_weights));
     }
   });
   return {grad_y, needed(grad_t, needs & 2), needed(grad_row, needs & 4), needed(grad_col, needs & 8), grad_weights};
