@@ -19,7 +19,7 @@ struct Workspace {
   int64_t d, m, length;
   std::vector<std::vector<Vec<T>>> held;
 
-  Workspace(int64_t d, int64_t m) : d(d), m(m), length(kComplex ? d : (d + kLanes<T> - 1) / kLanes<T> * kLanes<T>) {}
+  Workspace(int64_t d, int64_t m) : d(d), m(m), length((d + kLanes<T> - 1) / kLanes<T> * kLanes<T>) {}
 
   // `count` numbers, zero, aligned.
   N* numbers(int64_t count) {

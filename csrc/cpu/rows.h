@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/matrix_lanes.h"
+#include "cpu/parallel.h"
 
 namespace lps::cpu {
 
@@ -90,45 +91,59 @@ inline void subtract_rows(T* y, const T* s, const T* a, int64_t count, int64_t l
   for (; at < length; at += kLanes<T>) subtract_block<C, 1>(y, s, a, count, length, at);
 }
 
-// The same of complex numbers; <a, x> conjugates a. Plain loops.
+template <class T>
+struct ComplexRows {
+  std::vector<T> values;
+};
+
+// The same of complex numbers, as rows of twice as many real ones; <a, x> conjugates a: its parts are those of a with x
+// and with -i x.
 template <int C, class T>
 inline void dots(const Complex<T>* a, int64_t count, const Complex<T>* x, int64_t length, Complex<T>* s) {
-  for (int64_t r = 0; r < count; ++r) {
-    for (int c = 0; c < C; ++c) {
-      Complex<T> sum = {};
-      for (int64_t i = 0; i < length; ++i) sum = sum + conjugate(a[r * length + i]) * x[c * length + i];
-      s[r * C + c] = sum;
+  if (count == 0) return;
+  std::vector<T>& both = workspace<ComplexRows<T>>().values;
+  both.resize(4 * C * length);
+  for (int64_t c = 0; c < C; ++c) {
+    T* __restrict to = both.data() + 4 * c * length, * __restrict turned = to + 2 * length;
+    for (int64_t i = 0; i < length; ++i) {
+      const Complex<T> from = x[c * length + i];
+      to[2 * i] = from.re, to[2 * i + 1] = from.im, turned[2 * i] = from.im, turned[2 * i + 1] = -from.re;
     }
   }
+  dots<2 * C>(reinterpret_cast<const T*>(a), count, both.data(), 2 * length, reinterpret_cast<T*>(s));
 }
 
+// The rows by the real parts of s are taken from y, those by the imaginary parts from zero, and i times that is added.
 template <int C, class T>
 inline void subtract_rows(Complex<T>* y, const Complex<T>* s, const Complex<T>* a, int64_t count, int64_t length) {
-  for (int64_t r = 0; r < count; ++r) {
-    for (int c = 0; c < C; ++c) {
-      for (int64_t i = 0; i < length; ++i) {
-        y[c * length + i] = y[c * length + i] - s[r * C + c] * a[r * length + i];
-      }
+  if (count == 0) return;
+  std::vector<T>& both = workspace<ComplexRows<T>>().values;
+  both.assign(4 * C * length, T(0));
+  for (int64_t c = 0; c < C; ++c) std::memcpy(&both[4 * c * length], y + c * length, length * sizeof(*y));
+  subtract_rows<2 * C>(both.data(), reinterpret_cast<const T*>(s), reinterpret_cast<const T*>(a), count, 2 * length);
+  for (int64_t c = 0; c < C; ++c) {
+    const T* __restrict from = both.data() + 4 * c * length, * __restrict turned = from + 2 * length;
+    for (int64_t i = 0; i < length; ++i) {
+      y[c * length + i] = {from[2 * i] - turned[2 * i + 1], from[2 * i + 1] + turned[2 * i]};
     }
   }
 }
 
 // |u|^2, added up in double: half of its error is that of every column's length.
-template <class N>
-inline Real<N> square_of(const N* u, int64_t length) {
-  double sum = 0;
-  if constexpr (std::is_floating_point_v<N>) {
-    constexpr int lanes = kLanes<N>;
-    double parts[lanes] = {};
-    for (int64_t i = 0; i < length; i += lanes) {
+template <class T>
+inline T square_of(const T* u, int64_t length) {
+  constexpr int lanes = kLanes<T>;
+  double sum = 0, parts[lanes] = {};
+  for (int64_t i = 0; i < length; i += lanes) {
 #pragma GCC unroll 16
-      for (int l = 0; l < lanes; ++l) parts[l] += static_cast<double>(u[i + l]) * u[i + l];
-    }
-    for (const double part : parts) sum += part;
-  } else {
-    for (int64_t i = 0; i < length; ++i) sum += static_cast<double>(square(u[i]));
+    for (int l = 0; l < lanes; ++l) parts[l] += static_cast<double>(u[i + l]) * u[i + l];
   }
-  return static_cast<Real<N>>(sum);
+  for (const double part : parts) sum += part;
+  return static_cast<T>(sum);
+}
+template <class T>
+inline T square_of(const Complex<T>* u, int64_t length) {
+  return square_of(reinterpret_cast<const T*>(u), 2 * length);
 }
 
 }  // namespace lps::cpu
