@@ -65,7 +65,7 @@ template <class From, class To, class Count>
 LPS_FN void convert_row(const From* from, Count count, To* to) {
   int64_t i = 0;
   if constexpr (std::is_same_v<From, To>) {
-    std::memcpy(to, from, count * sizeof(To));
+    if (count > 0) std::memcpy(to, from, count * sizeof(To));  // null where there is nothing
     return;
   } else if constexpr (kWidens<From> && kWidens<To>) {
     for (; i + kLanes<float> <= count; i += kLanes<float>) narrow(widen(from + i), to + i);
