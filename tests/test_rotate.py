@@ -85,14 +85,32 @@ def test_rotates_the_space_axis() -> None:
     assert torch.allclose(lk.rotate(t[:, 0], q, 2), torch.einsum("bkea,bef,bkfg->bkag", q, t[:, 0], q))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("unitary", [False, True])
+@pytest.mark.parametrize("trailing", [(), (1,), (2,), (2, 3)], ids=str)
 @pytest.mark.parametrize("order", [1, 2])
-def test_unitary_is_q_hermitian_x(order: int) -> None:
+def test_complex_features(order: int, trailing: tuple, unitary: bool, backend: str) -> None:
+    testing.skip_without(_rotate, backend)
     q = torch.linalg.qr(torch.complex(random(2, 6, 3, 3), random(2, 6, 3, 3, seed=1)))[0]
-    x = torch.complex(random(2, 5, *[3] * order, 2), random(2, 5, *[3] * order, 2, seed=1))
-    pattern = "bkea,bnec->bknac" if order == 1 else "bkea,bnefc,bkfg->bknagc"
-    y = lk.rotate(x, q, order)
+    q = q if unitary else orthogonal(2, 6, 3)
+    shape = (2, 5, *[3] * order, *trailing)
+    x = torch.complex(random(*shape), random(*shape, seed=1))
+    pattern = "bkea,bne...->bkna..." if order == 1 else "bkea,bnef...,bkfg->bknag..."
+    y = lk.rotate(x, q, order, backend=backend)
+    assert torch.allclose(lk.inverse_rotate(y, q, order, backend=backend), x)
+    q = q.to(x.dtype)
     assert torch.allclose(y, torch.einsum(pattern, q.conj(), x, *[q] * (order - 1)))
-    assert torch.allclose(lk.inverse_rotate(y, q, order), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 7, 8, 9, 17])
+@pytest.mark.parametrize(("n", "c"), [(1, 1), (5, 1), (33, 1), (5, 2), (40, 2), (3, 4), (33, 4), (5, 3), (3, 8)])
+def test_rows_and_planes_of_any_width(n: int, c: int, d: int, dtype: torch.dtype) -> None:
+    q, nodes, weights = orthogonal(2, 13, d).to(dtype), torch.tensor([n, n - 1]), random(2, 13).to(dtype)
+    for order in (1, 2) if d < 9 else (1,):
+        x, y = random(2, n, *[d] * order, c).to(dtype), random(2, 13, n, *[d] * order, c).to(dtype)
+        assert_matches(_rotate, [x, q, None, nodes, order], dtype)
+        assert_matches(_inverse_rotate_mean, [y, q, None, nodes, weights, order, True], dtype)
 
 
 def test_center_is_subtracted_and_added() -> None:

@@ -16,18 +16,6 @@ LPS_FN Vec<Int<T>> lanes_between(int64_t first, int64_t last) {
   return (lane >= static_cast<Int<T>>(first)) & (lane < static_cast<Int<T>>(last));
 }
 
-// Calls body(j, kept) for the vectors that cover a row: from number j on, lanes `kept` of it. The last one overlaps the
-// one before; only where the whole row is less than a vector does it reach beyond.
-template <class T, class Body>
-LPS_FN void cover_row(int64_t width, const Body& body) {
-  constexpr int64_t lanes = kLanes<T>;
-  int64_t j = 0;
-  for (; j + lanes <= width; j += lanes) body(j, lanes_between<T>(0, lanes));
-  if (j == width) return;
-  width < lanes ? body(0, lanes_between<T>(0, width))
-                : body(width - lanes, lanes_between<T>(j - (width - lanes), lanes));
-}
-
 // How many of `rows` rows can be read and written by whole vectors without leaving them.
 template <class T>
 LPS_FN int64_t whole_rows(int64_t rows, int64_t width) {
@@ -49,48 +37,136 @@ LPS_FN void store_row(T* p, Vec<T> v, int64_t width) {
   for (int64_t i = 0; i < std::min<int64_t>(width, kLanes<T>); ++i) p[i] = v[i];
 }
 
-// Factor (r, i) of row i in sum r is at[r * sum + i * row].
+// C numbers from p on, again and again.
+template <int C, class T>
+LPS_FN Vec<T> repeat(const T* p) {
+  constexpr int bytes = C * sizeof(T);
+  if constexpr (C == 1) {
+    return splat(*p);
+  } else if constexpr (bytes == 8) {
+    int64_t bits;
+    std::memcpy(&bits, p, sizeof(bits));
+    return (Vec<T>)splat(bits);
+#if defined(__AVX512F__)
+  } else if constexpr (bytes == 16) {
+    return (Vec<T>)_mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(p)));
+  } else {
+    static_assert(bytes == 32);
+    return (Vec<T>)_mm512_broadcast_f64x4(_mm256_loadu_pd(reinterpret_cast<const double*>(p)));
+#elif defined(__AVX2__)
+  } else {
+    static_assert(bytes == 16);
+    return (Vec<T>)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+#endif
+  }
+}
+
+// Calls body(C) where rows of c numbers repeat to fill a vector: C is c then. Whether they do.
+template <class T, class Body>
+bool with_repeats(int64_t c, const Body& body) {
+  if (c == 1) return body(std::integral_constant<int, 1>()), true;
+  if constexpr (kLanes<T> > 2) {
+    if (c == 2) return body(std::integral_constant<int, 2>()), true;
+  }
+  if constexpr (kLanes<T> > 4) {
+    if (c == 4) return body(std::integral_constant<int, 4>()), true;
+  }
+  return false;
+}
+
+// Factors (r, i) of row i in sum r are the C numbers at[r * sum + i * row], which repeat along it.
 template <class T>
 struct Factors {
+  static constexpr int64_t samples = 1, next = 0;
   const T* at;
   int64_t sum, row;
 };
+// The same of samples, which a sum goes over too: each lies `next` behind the one before.
+template <class T>
+struct SampleFactors {
+  const T* at;
+  int64_t sum, row, samples, next;
+};
 
-// to[r, :] (+)= sum_i factor(r, i) from[i, :] for R sums of `count` rows. In order of r: what a whole vector writes
-// beyond its row, the next one overwrites.
-template <int R, bool kAdd, bool kWhole, class T>
-LPS_FN void combine(const Factors<T>& f, int64_t count, const T* from, T* to, int64_t width) {
-  cover_row<T>(width, [&](int64_t j, Vec<Int<T>> kept) {
-    Vec<T> sum[R] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      const Vec<T> row = load_row<kWhole>(from + i * width + j, width);
+// Vectors of `combine` from numbers at[0] to at[V - 1] on; of the last one, lanes `kept`.
+template <int C, int R, int V, bool kAdd, bool kWhole, class F, class T>
+LPS_FN void combine_vectors(const F& f, int64_t count, const T* from, T* to, int64_t width, const int64_t (&at)[V],
+                            Vec<Int<T>> kept) {
+  Vec<T> sum[R][V] = {};
+  for (int64_t s = 0; s < f.samples; ++s) {
+    for (int64_t i = 0; i < count; ++i, from += width) {
+      Vec<T> row[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) row[v] = load_row<kWhole>(from + at[v], width);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r] += row * f.at[r * f.sum + i * f.row];
+      for (int r = 0; r < R; ++r) {
+        const Vec<T> factor = repeat<C>(f.at + r * f.sum + i * f.row + s * f.next);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] += row[v] * factor;
+      }
     }
+  }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      T* const at = to + r * width + j;
-      if (kAdd) sum[r] = load_row<kWhole>(at, width) + (kept ? sum[r] : Vec<T>{});
-      store_row<kWhole>(at, sum[r], width);
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      T* const place = to + r * width + at[v];
+      Vec<T> total = sum[r][v];
+      if (kAdd) total = load_row<kWhole>(place, width) + (v + 1 < V || kept ? total : Vec<T>{});
+      store_row<kWhole>(place, total, width);
     }
-  });
+  }
+}
+
+// to[r, :] (+)= sum_i factor(r, i) from[i, :] for R sums of `count` rows a sample, two vectors at a time. In order of
+// r: what a whole vector writes beyond its row, the next one overwrites. The last vector of a row overlaps the one
+// before.
+template <int C, int R, bool kAdd, bool kWhole, class F, class T>
+LPS_FN void combine(const F& f, int64_t count, const T* from, T* to, int64_t width) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t j = 0;
+  for (; j + 2 * lanes <= width; j += 2 * lanes) {
+    combine_vectors<C, R, 2, kAdd, kWhole>(f, count, from, to, width, {j, j + lanes}, lanes_between<T>(0, lanes));
+  }
+  if (j == width) return;
+  if (width - j > lanes) {
+    const int64_t last = width - lanes;
+    combine_vectors<C, R, 2, kAdd, kWhole>(f, count, from, to, width, {j, last},
+                                           lanes_between<T>(j + lanes - last, lanes));
+  } else {
+    const int64_t last = std::max<int64_t>(width - lanes, 0);
+    combine_vectors<C, R, 1, kAdd, kWhole>(f, count, from, to, width, {last},
+                                           lanes_between<T>(j - last, std::min(lanes, width)));
+  }
 }
 
 // The same for any number of sums.
-template <bool kAdd, bool kWhole, class T>
-void combine_rows(Factors<T> f, int64_t sums, int64_t count, const T* from, T* to, int64_t width) {
+template <bool kAdd, bool kWhole, int C = 1, class F, class T>
+void combine_rows(F f, int64_t sums, int64_t count, const T* from, T* to, int64_t width) {
   int64_t r = 0;
   for (; r + 4 <= sums; r += 4, f.at += 4 * f.sum) {
-    combine<4, kAdd, kWhole>(f, count, from, to + r * width, width);
+    combine<C, 4, kAdd, kWhole>(f, count, from, to + r * width, width);
   }
   switch (sums - r) {
     case 3:
-      return combine<3, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return combine<C, 3, kAdd, kWhole>(f, count, from, to + r * width, width);
     case 2:
-      return combine<2, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return combine<C, 2, kAdd, kWhole>(f, count, from, to + r * width, width);
     case 1:
-      return combine<1, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return combine<C, 1, kAdd, kWhole>(f, count, from, to + r * width, width);
   }
+}
+
+// Calls body(j, kept) for the vectors that cover a row: from number j on, lanes `kept` of it. The last one overlaps the
+// one before; only where the whole row is less than a vector does it reach beyond.
+template <class T, class Body>
+LPS_FN void cover_row(int64_t width, const Body& body) {
+  constexpr int64_t lanes = kLanes<T>;
+  int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) body(j, lanes_between<T>(0, lanes));
+  if (j == width) return;
+  width < lanes ? body(0, lanes_between<T>(0, width))
+                : body(width - lanes, lanes_between<T>(j - (width - lanes), lanes));
 }
 
 // g[p * stride + q] += the sum over nodes of <x[p, :], y[q, :]>, P rows of x with Q of y; nodes are `node` numbers

@@ -78,9 +78,8 @@ static void backward_inputs(const Space& s, const Shape& p, const Compute<S>* gr
     const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, buffer);
     if (turned) act.apply(matrix_q, false, T(1), input, turned + row * s.size(), count);
     if (!out.q && !out.weights) continue;
-    std::fill(matrix.begin(), matrix.end(), T(0));
     act.gradient(matrix_q, false, input, gathered.data(), matrix.data(), count);
-    if (out.q) write_gradient(matrix.data(), s.d, false, w, out.q + row * s.d * s.d);
+    if (out.q) write_scaled(matrix.data(), s.d * s.d, w, out.q + row * s.d * s.d);
     if (!out.weights) continue;
     out.weights[row] = along_matrix(matrix.data(), matrix_q, s.d) / static_cast<T>(s.order);
     for (int64_t a = 0; center && a < s.d; ++a) out.weights[row] += total[a] * center[b * s.d + a];

@@ -128,9 +128,8 @@ static void inverse_backward_rows(const Space& s, const S* grad, const S* y, con
     }
     if (!to.q && !to.weights) continue;
     const T* input = centered<T>(s, y + row * s.size(), static_cast<const T*>(nullptr), count, input_buffer);
-    std::fill(matrix.begin(), matrix.end(), T(0));
     act.gradient(matrix_q, false, act.arrange(input, count, act.source), g, matrix.data());
-    if (to.q) write_gradient(matrix.data(), s.d, false, w, to.q + row * s.d * s.d);
+    if (to.q) write_scaled(matrix.data(), s.d * s.d, w, to.q + row * s.d * s.d);
     if (!to.weights) continue;
     T along = along_matrix(matrix.data(), matrix_q, s.d) / static_cast<T>(s.order);
     for (int64_t a = 0; center && a < s.d; ++a) along += total[a] * center[s.center(row) * s.d + a];

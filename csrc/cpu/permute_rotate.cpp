@@ -70,9 +70,8 @@ static void backward_inputs(const Space& s, const Shape& p, const S* grad, const
       }
       if (!out.q) continue;
       gather_nodes(x + b * s.size(), perm, count, s.node(), work.data());
-      std::fill(matrix.begin(), matrix.end(), T(0));
       act.gradient(matrix_q, true, work.data(), g, matrix.data(), count);
-      write_gradient(matrix.data(), s.d, true, T(1), out.q + row * s.d * s.d);
+      std::copy_n(matrix.data(), s.d * s.d, out.q + row * s.d * s.d);
     }
     if (out.x) convert_row(sum.data(), s.size(), out.x + b * s.size());
   }

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "cpu/combine.h"
+#include "cpu/parallel.h"
 
 namespace lps::cpu {
 
@@ -75,8 +78,23 @@ LPS_FN int64_t matrix_size(int64_t d) {
 // m[e * d + a], the factor of x_e in y_a, of q^T x (transpose) or q x.
 template <class T>
 LPS_FN void read_matrix(const T* q, int64_t d, bool transpose, T by, T* m) {
-  for (int64_t e = 0; e < d; ++e) {
-    for (int64_t a = 0; a < d; ++a) m[e * d + a] = by * (transpose ? q[e * d + a] : q[a * d + e]);
+  constexpr int64_t lanes = kLanes<T>;
+  if (transpose || d < lanes) {
+    for (int64_t e = 0; e < d; ++e) {
+      for (int64_t a = 0; a < d; ++a) m[e * d + a] = by * (transpose ? q[e * d + a] : q[a * d + e]);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < d; i += lanes) {
+    for (int64_t j = 0; j < d; j += lanes) {
+      const int64_t e = std::min(i, d - lanes), a = std::min(j, d - lanes);
+      Vec<T> block[lanes];
+#pragma GCC unroll 16
+      for (int64_t l = 0; l < lanes; ++l) block[l] = load(q + (a + l) * d + e);
+      cpu::transpose<T>(block);
+#pragma GCC unroll 16
+      for (int64_t l = 0; l < lanes; ++l) store(m + (e + l) * d + a, by * block[l]);
+    }
   }
 }
 
@@ -175,6 +193,77 @@ struct Points {
   }
 };
 
+template <class T>
+struct RowBuffers {
+  std::vector<T> repeated, whole;
+};
+
+// Lanes that repeat each number C times.
+template <int C>
+struct Repeated {
+  static constexpr int at(int i) {
+    return i / C;
+  }
+};
+
+// Of n rows, those that whole vectors may read and write where they are: of few that are not whole vectors, none.
+template <class T>
+LPS_FN int64_t rows_in_place(int64_t n, int64_t width) {
+  return width < kLanes<T> && n * width <= 32 * kLanes<T> ? 0 : whole_rows<T>(n, width);
+}
+
+// What `samples` matrices do to C channels, summed: rows of a matrix, each number C times, with a node's numbers as
+// factors. The nodes of a sample lie `next` numbers behind those of the one before.
+template <int C, bool kAdd, class T>
+void apply_rows(const T* m, const T* x, T* y, int64_t n, int64_t d, int64_t samples = 1, int64_t next = 0) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t width = d * C, numbers = samples * d * d;
+  RowBuffers<T>& buffers = workspace<RowBuffers<T>>();
+  if constexpr (C > 1) {
+    buffers.repeated.resize(numbers * C + lanes);
+    T* to = buffers.repeated.data();
+    for (int64_t i = 0; i < numbers; i += lanes / C, to += lanes) {
+      const Vec<T> v = load(m + i);
+      store(to, shuffle<T, Repeated<C>>(v, v));
+    }
+    m = buffers.repeated.data();
+  }
+  // Less than a vector is not added in place: it would be read while the row before is being written.
+  const int64_t placed = kAdd && width < lanes ? 0 : rows_in_place<T>(n, width), rest = (n - placed) * width;
+  combine_rows<kAdd, true, C>(SampleFactors<T>{x, width, C, samples, next}, placed, d, m, y, width);
+  if (!rest) return;
+  buffers.whole.resize(rest + lanes);
+  T* const whole = buffers.whole.data();
+  combine_rows<false, true, C>(SampleFactors<T>{x + placed * width, width, C, samples, next}, n - placed, d, m, whole,
+                               width);
+  y += placed * width;
+  if (!kAdd) std::memcpy(y, whole, rest * sizeof(T));
+  for (int64_t i = 0; kAdd && i < rest; ++i) y[i] += whole[i];
+}
+
+// g[e, a] (+)= sum over nodes and C channels of x[i, e, :] y[i, a, :]: rows of y with the numbers of x as factors.
+template <int C, bool kAdd, class T>
+void add_outer_rows(const T* x, const T* y, T* g, int64_t n, int64_t d) {
+  const int64_t width = d * C, placed = rows_in_place<T>(n, width), rest = (n - placed) * width;
+  RowBuffers<T>& buffers = workspace<RowBuffers<T>>();
+  T* sum = g;
+  if constexpr (C > 1) {
+    buffers.repeated.resize(d * width + kLanes<T>);
+    sum = buffers.repeated.data();
+  }
+  constexpr bool onto = kAdd && C == 1;
+  buffers.whole.resize(rest + kLanes<T>);
+  std::copy_n(y + placed * width, rest, buffers.whole.data());
+  combine_rows<onto, true, C>(Factors<T>{x + placed * width, C, width}, d, n - placed, buffers.whole.data(), sum,
+                              width);
+  if (placed) combine_rows<true, true, C>(Factors<T>{x, C, width}, d, placed, y, sum, width);
+  for (int64_t i = 0; C > 1 && i < d * d; ++i) {
+    T total = kAdd ? g[i] : T(0);
+    for (int j = 0; j < C; ++j) total += sum[i * C + j];
+    g[i] = total;
+  }
+}
+
 // y[i, a, :] (+)= sum_e m[e, a] x[i, e, :] for n nodes with d x c numbers each; D is d or 0, m has matrix_size.
 template <int D, bool kAdd, class T>
 void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int64_t c) {
@@ -186,19 +275,16 @@ void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int6
       for (int64_t i = 0; i < n; ++i) store_quad<T, D>(y + i * D, load_quad<T, D>(y + i * D) + points(x + i * D));
       return;
     }
-  } else if (d == 1) {  // all nodes are one row
-    return combine_rows<kAdd, false>(Factors<T>{m, 1, 1}, 1, 1, x, y, n * c);
-  } else if (c == 1) {  // rows of m with a node's numbers as factors
-    const int64_t whole = whole_rows<T>(n, d);
-    combine_rows<kAdd, true>(Factors<T>{x, d, 1}, whole, d, m, y, d);
-    combine_rows<kAdd, false>(Factors<T>{x + whole * d, d, 1}, n - whole, d, m, y + whole * d, d);
+  } else if (d == 1) {
+    for (int64_t i = 0; i < n * c; ++i) y[i] = (kAdd ? y[i] : T(0)) + *m * x[i];
     return;
   }
+  if (with_repeats<T>(c, [&](auto C) { apply_rows<C, kAdd>(m, x, y, n, d); })) return;
   const int64_t whole = whole_rows<T>(n * d, c) / std::max<int64_t>(d, 1);
   const Factors<T> factors{m, 1, d};
   for (int64_t i = 0; i < whole; ++i) {
     if constexpr (D > 0) {
-      combine<D, kAdd, true>(factors, d, x + i * node, y + i * node, c);
+      combine<1, D, kAdd, true>(factors, d, x + i * node, y + i * node, c);
     } else {
       combine_rows<kAdd, true>(factors, d, d, x + i * node, y + i * node, c);
     }
@@ -208,14 +294,14 @@ void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int6
   }
 }
 
-// g[e, a] += sum over nodes and channels of x[i, e, :] y[i, a, :]; g has matrix_size.
-template <int D, class T>
+// g[e, a] (+)= sum over nodes and channels of x[i, e, :] y[i, a, :]; g has matrix_size.
+template <int D, bool kAdd, class T>
 void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t c) {
   const int64_t d = D ? D : dynamic;
   if constexpr (D > 0) {
     if (c == 1) {
       Quad<T> sum[D];
-      for (int e = 0; e < D; ++e) sum[e] = load_quad<T, D>(g + e * D);
+      for (int e = 0; e < D; ++e) sum[e] = kAdd ? load_quad<T, D>(g + e * D) : Quad<T>{};
       for (int64_t i = 0; i < n; ++i) {
         const Quad<T> row = i + 1 < n ? load_wide(y + i * D) : load_quad<T, D>(y + i * D);
 #pragma GCC unroll 4
@@ -225,12 +311,8 @@ void add_outer(const T* x, const T* y, T* g, int64_t n, int64_t dynamic, int64_t
       return;
     }
   }
-  if (d > 1 && c == 1) {  // rows of y with the numbers of x as factors
-    const int64_t whole = whole_rows<T>(n, d);
-    combine_rows<true, true>(Factors<T>{x, 1, d}, d, whole, y, g, d);
-    combine_rows<true, false>(Factors<T>{x + whole * d, 1, d}, d, n - whole, y + whole * d, g, d);
-    return;
-  }
+  if (d > 1 && with_repeats<T>(c, [&](auto C) { add_outer_rows<C, kAdd>(x, y, g, n, d); })) return;
+  if (!kAdd) std::fill_n(g, d * d, T(0));
   if (d == 1) c *= n, n = 1;  // all nodes are one row
   const int64_t whole = whole_rows<T>(n * d, c) / std::max<int64_t>(d, 1);
   const auto block = [&](auto P, auto Q, int64_t e, int64_t a) {

@@ -67,20 +67,26 @@ static void rotate_backward_inputs(const Space& s, const S* grad, const S* x, co
   for (int64_t b = begin; b < end; ++b) {
     const int64_t count = s.count(b), size = count * s.node();
     sum.start();
+    // Where samples lie arranged, all at once.
+    const bool together = std::is_same_v<S, T> && !act.planar;
+    if constexpr (std::is_same_v<S, T>) {
+      if (grad_x && together) {
+        sum.add_samples(q + b * s.k * s.d * s.d, nullptr, T(1), grad + b * s.k * s.size(), s.size(), s.k, count);
+      }
+    }
     Arranged<T> input{};
     for (int64_t row = b * s.k; row < (b + 1) * s.k; ++row) {
       const T* matrix_q = q + row * s.d * s.d;
       const T* g = centered<T>(s, grad + row * s.size(), static_cast<const T*>(nullptr), count, grad_buffer);
       const Arranged<T> arranged = act.arrange(g, count, arranged_grad);
-      if (grad_x) sum.add(matrix_q, T(1), arranged, count);
+      if (grad_x && !together) sum.add(matrix_q, T(1), arranged, count);
       if (grad_q) {
         if (row == b * s.k || s.centers > 1) {
           const T* center_row = center ? center + s.center(row) * s.d : nullptr;
           input = act.arrange(centered<T>(s, x + b * s.size(), center_row, count, input_buffer), count, arranged_input);
         }
-        std::fill(matrix.begin(), matrix.end(), T(0));
         act.gradient(matrix_q, true, input, arranged, matrix.data());
-        write_gradient(matrix.data(), s.d, true, T(1), grad_q + row * s.d * s.d);
+        std::copy_n(matrix.data(), s.d * s.d, grad_q + row * s.d * s.d);
       }
       if (!grad_center) continue;
       sum_vectors(g, total.data(), count, s.d, s.c);

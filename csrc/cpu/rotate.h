@@ -28,11 +28,19 @@ struct Action {
   std::vector<T> matrix, half, source, result;
 
   explicit Action(const Space& s, bool planes = D == 0)
-      : s(s), planar(planes && !quads() && s.d > 1 && s.c > 0 && s.c < kLanes<T>), matrix(matrix_size<T>(s.d)) {}
+      : s(s),
+        planar(planes && !quads() && s.d > 1 && s.c > 0 && s.c < kLanes<T> && !by_rows()),
+        matrix(matrix_size<T>(s.d)) {}
 
   // Whether there are few enough numbers a node to hold them in a Quad.
   bool quads() const {
     return D > 0 && s.order == 1 && s.c == 1;
+  }
+
+  // Whether channels that repeat to fill a vector do without planes: those of tensors if they are few or wide enough.
+  bool by_rows() const {
+    const bool fits = s.order == 1 || (s.c == 1 ? s.n < 2 * kLanes<T> : s.d * s.c >= kLanes<T>);
+    return fits && with_repeats<T>(s.c, [](auto) {});
   }
 
   // Numbers that n nodes take, arranged.
@@ -92,16 +100,20 @@ struct Action {
     }
   }
 
-  // g, the gradient of the matrix m in y_a = sum_e m[e, a] x_e, transpose: m = q, else m = q^T.
+  // g, the gradient of q in q^T x (transpose) or q x; it has matrix_size.
   void gradient(const T* q, bool transpose, const Arranged<T>& x, const Arranged<T>& grad, T* g) {
     const auto [values, nodes, c] = x;
-    if (s.order == 1) return add_outer<D>(values, grad.values, g, nodes, s.d, c);
+    const auto add = [&](auto onto, const T* from, int64_t n, int64_t width) {
+      add_outer<D, decltype(onto)::value>(transpose ? from : grad.values, transpose ? grad.values : from, g, n, s.d,
+                                          width);
+    };
+    if (s.order == 1) return add(std::false_type(), values, nodes, c);
     half.resize(nodes * s.d * s.d * c);
     read_matrix(q, s.d, transpose, T(1), matrix.data());
     apply_matrix<D, false>(matrix.data(), values, half.data(), nodes * s.d, s.d, c);  // the first axis still as it was
-    add_outer<D>(half.data(), grad.values, g, nodes, s.d, s.d * c);
+    add(std::false_type(), half.data(), nodes, s.d * c);
     apply_matrix<D, false>(matrix.data(), values, half.data(), nodes, s.d, s.d * c);
-    add_outer<D>(half.data(), grad.values, g, nodes * s.d, s.d, c);
+    add(std::true_type(), half.data(), nodes * s.d, c);
   }
   void gradient(const T* q, bool transpose, const T* x, const T* grad, T* g, int64_t n) {
     gradient(q, transpose, arrange(x, n, source), arrange(grad, n, result), g);
@@ -184,8 +196,24 @@ struct Sum {
     if constexpr (D > 0) {
       if (act.quads()) return Parts::add_samples(q, weights, share, x, stride, k, parts.data(), n);
     }
+    if (act.s.order == 1 && act.s.d > 1 && act.by_rows()) return add_rows(q, weights, share, x, stride, k, n);
     for (int64_t row = 0; row < k; ++row) {
       add(q + row * act.s.d * act.s.d, weights ? weights[row] : share, act.arrange(x + row * stride, n, act.source), n);
+    }
+  }
+
+  // The same by rows of matrices, of some samples at a time.
+  void add_rows(const T* q, const T* weights, T share, const T* x, int64_t stride, int64_t k, int64_t n) {
+    const int64_t d = act.s.d, most = std::max<int64_t>(4096 / (d * d * act.s.c), 1);
+    act.matrix.resize(std::min(most, k) * d * d + kLanes<T>);
+    for (int64_t row = 0; row < k; row += most) {
+      const int64_t count = std::min(most, k - row);
+      for (int64_t i = row; i < row + count; ++i) {
+        read_matrix(q + i * d * d, d, false, weights ? weights[i] : share, act.matrix.data() + (i - row) * d * d);
+      }
+      with_repeats<T>(act.s.c, [&](auto C) {
+        apply_rows<C, true>(act.matrix.data(), x + row * stride, values.data(), n, d, count, stride);
+      });
     }
   }
 
@@ -212,21 +240,16 @@ const T* centered(const Space& s, const S* x, const T* center, int64_t count, st
   return buffer.data();
 }
 
-// m as the gradient of q: as it is for transpose, else turned.
 template <class T>
-void write_gradient(const T* m, int64_t d, bool transpose, T by, T* q) {
-  for (int64_t e = 0; e < d; ++e) {
-    for (int64_t a = 0; a < d; ++a) q[transpose ? e * d + a : a * d + e] = by * m[e * d + a];
-  }
+void write_scaled(const T* from, int64_t size, T by, T* to) {
+  for (int64_t i = 0; i < size; ++i) to[i] = by * from[i];
 }
 
-// <g, q y> over all nodes, or twice <g, q y q^T>, from the gradient m of the matrix of q y.
+// <g, q y> over all nodes, or twice <g, q y q^T>, from the gradient of q.
 template <class T>
-T along_matrix(const T* m, const T* q, int64_t d) {
+T along_matrix(const T* grad, const T* q, int64_t d) {
   T sum = 0;
-  for (int64_t e = 0; e < d; ++e) {
-    for (int64_t a = 0; a < d; ++a) sum += m[e * d + a] * q[a * d + e];
-  }
+  for (int64_t i = 0; i < d * d; ++i) sum += grad[i] * q[i];
   return sum;
 }
 

@@ -23,7 +23,7 @@ def flatten(x: Tensor, leading: int) -> Tensor:
 def unflatten(y: Tensor, x: Tensor, leading: int) -> Tensor:
     """Undo `flatten(x, leading)` on a result whose leading axes may be others."""
     if x.is_complex():
-        return torch.view_as_complex(y.reshape(*y.shape[:-1], *x.shape[leading:], 2))
+        return torch.view_as_complex(y.reshape(*y.shape[:-1], *x.shape[leading:], 2).contiguous())
     if x.dim() == leading + 1:
         return y
     return y.reshape(*y.shape[:-1], *x.shape[leading:])

@@ -30,10 +30,14 @@ def flatten(x: Tensor, leading: int, order: int, unitary: bool = False) -> Tenso
         if x.is_complex():
             x, channels = torch.view_as_real(x.resolve_conj()), 2 * channels
         return x.reshape(*lead, *space, channels)
+    if channels == 1:  # a number's two parts lie as they should
+        x = x.reshape(*lead, *space)
+        x = torch.view_as_real(x.resolve_conj()).flatten(-2) if order == 1 else real_matrix(x)
+        return x.unsqueeze(-1)
     x = x.reshape(*lead, *space, channels)
     if order == 1:
         return torch.stack((x.real, x.imag), -2).flatten(-3, -2)
-    return real_matrix(x, x.dim() - 3)
+    return real_matrix(x.movedim(-1, 0)).movedim(0, -1)
 
 
 def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = False) -> Tensor:
@@ -50,16 +54,19 @@ def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = Fa
         y = y.unflatten(-2, (d, 2))
         if order == 2:
             y = y[..., 0, :].unflatten(-3, (d, 2)).movedim(-3, -2)  # the first column holds re and im
-        y = torch.complex(y[..., 0, :], y[..., 1, :]).reshape(*lead, *[d] * order, *tail)
+        if order == 1 and y.shape[-1] == 1:
+            y = torch.view_as_complex(y.squeeze(-1).contiguous()).unsqueeze(-1)
+        else:
+            y = torch.complex(y[..., 0, :], y[..., 1, :])
+        y = y.reshape(*lead, *[d] * order, *tail)
     elif x.is_complex():
-        y = torch.view_as_complex(y.reshape(*lead, *[d] * order, *tail, 2))
+        y = torch.view_as_complex(y.reshape(*lead, *[d] * order, *tail, 2).contiguous())
     else:
         y = y.reshape(*lead, *[d] * order, *tail)
     return y if has_nodes(x, leading, order) else y.squeeze(len(lead) - 1)
 
 
-def real_matrix(q: Tensor, axis: int = -2) -> Tensor:
-    """Complex matrices on axes axis and axis + 1 as real ones of twice the size, [[re, -im], [im, re]] an entry."""
-    axis = axis % q.dim()
-    rows = torch.stack((torch.stack((q.real, -q.imag), axis + 2), torch.stack((q.imag, q.real), axis + 2)), axis + 1)
-    return rows.flatten(axis + 2, axis + 3).flatten(axis, axis + 1)
+def real_matrix(q: Tensor) -> Tensor:
+    """Complex matrices (..., d, d) as real ones of twice the size, [[re, -im], [im, re]] an entry."""
+    q = q.conj()
+    return torch.view_as_real(torch.stack((q, 1j * q), -2)).flatten(-2).flatten(-3, -2)
