@@ -94,10 +94,10 @@ LPS_FN void combine_vectors(const F& f, int64_t count, const T* from, T* to, int
                             Vec<Int<T>> kept) {
   Vec<T> sum[R][V] = {};
   for (int64_t s = 0; s < f.samples; ++s) {
-    for (int64_t i = 0; i < count; ++i, from += width) {
+    for (int64_t i = 0; i < count; ++i) {
       Vec<T> row[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) row[v] = load_row<kWhole>(from + at[v], width);
+      for (int v = 0; v < V; ++v) row[v] = load_row<kWhole>(from + (s * count + i) * width + at[v], width);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const Vec<T> factor = repeat<C>(f.at + r * f.sum + i * f.row + s * f.next);

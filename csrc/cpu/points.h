@@ -284,7 +284,9 @@ void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int6
   const Factors<T> factors{m, 1, d};
   for (int64_t i = 0; i < whole; ++i) {
     if constexpr (D > 0) {
-      combine<1, D, kAdd, true>(factors, d, x + i * node, y + i * node, c);
+      cover_row<T>(c, [&](int64_t j, Vec<Int<T>> kept) {
+        combine_vectors<1, D, 1, kAdd, true>(factors, d, x + i * node, y + i * node, c, {j}, kept);
+      });
     } else {
       combine_rows<kAdd, true>(factors, d, d, x + i * node, y + i * node, c);
     }
