@@ -140,21 +140,40 @@ LPS_FN void combine(const F& f, int64_t count, const T* from, T* to, int64_t wid
   }
 }
 
-// The same for any number of sums.
-template <bool kAdd, bool kWhole, int C = 1, class F, class T>
-void combine_rows(F f, int64_t sums, int64_t count, const T* from, T* to, int64_t width) {
+// Calls body(R, r) for all of `sums` sums, R from number r on at a time.
+template <class Body>
+LPS_FN void by_fours(int64_t sums, const Body& body) {
   int64_t r = 0;
-  for (; r + 4 <= sums; r += 4, f.at += 4 * f.sum) {
-    combine<C, 4, kAdd, kWhole>(f, count, from, to + r * width, width);
-  }
+  for (; r + 4 <= sums; r += 4) body(std::integral_constant<int, 4>(), r);
   switch (sums - r) {
     case 3:
-      return combine<C, 3, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return body(std::integral_constant<int, 3>(), r);
     case 2:
-      return combine<C, 2, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return body(std::integral_constant<int, 2>(), r);
     case 1:
-      return combine<C, 1, kAdd, kWhole>(f, count, from, to + r * width, width);
+      return body(std::integral_constant<int, 1>(), r);
   }
+}
+
+// `combine` of any number of sums.
+template <bool kAdd, bool kWhole, int C = 1, class F, class T>
+void combine_rows(F f, int64_t sums, int64_t count, const T* from, T* to, int64_t width) {
+  const T* const at = f.at;
+  by_fours(sums, [&](auto R, int64_t r) {
+    f.at = at + r * f.sum;
+    combine<C, R, kAdd, kWhole>(f, count, from, to + r * width, width);
+  });
+}
+
+// The same of two nodes, `node` numbers apart, whose rows are one vector.
+template <bool kAdd, class T>
+void combine_pair(Factors<T> f, int64_t sums, int64_t count, const T* from, T* to, int64_t node) {
+  constexpr int64_t lanes = kLanes<T>;
+  const T* const at = f.at;
+  by_fours(sums, [&](auto R, int64_t r) {
+    f.at = at + r * f.sum;
+    combine_vectors<1, R, 2, kAdd, true>(f, count, from, to + r * lanes, lanes, {0, node}, lanes_between<T>(0, lanes));
+  });
 }
 
 // Calls body(j, kept) for the vectors that cover a row: from number j on, lanes `kept` of it. The last one overlaps the
@@ -192,13 +211,14 @@ void add_products(const T* x, const T* y, int64_t nodes, int64_t whole, int64_t 
   };
   for (int64_t i = 0; i < whole; ++i) add(std::true_type(), x + i * node, y + i * node);
   for (int64_t i = whole; i < nodes; ++i) add(std::false_type(), x + i * node, y + i * node);
-  for (int p = 0; p < P; ++p) {
-    for (int q = 0; q < Q; ++q) {
-      T total = 0;
-      for (int l = 0; l < kLanes<T>; ++l) total += sum[p][q][l];
-      g[p * stride + q] += total;
-    }
-  }
+  constexpr int lanes = kLanes<T>, folds = (P * Q + lanes - 1) / lanes;
+  Vec<T> parts[folds * lanes] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < P * Q; ++i) parts[i] = sum[i / Q][i % Q];
+  T totals[folds * lanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < folds; ++i) store(totals + i * lanes, sum_lanes<T>(parts + i * lanes));
+  for (int i = 0; i < P * Q; ++i) g[i / Q * stride + i % Q] += totals[i];
 }
 
 }  // namespace lps::cpu

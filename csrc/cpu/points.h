@@ -282,7 +282,11 @@ void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int6
   if (with_repeats<T>(c, [&](auto C) { apply_rows<C, kAdd>(m, x, y, n, d); })) return;
   const int64_t whole = whole_rows<T>(n * d, c) / std::max<int64_t>(d, 1);
   const Factors<T> factors{m, 1, d};
-  for (int64_t i = 0; i < whole; ++i) {
+  int64_t i = 0;
+  if (D == 0 && c == kLanes<T>) {
+    for (; i + 2 <= whole; i += 2) combine_pair<kAdd>(factors, d, d, x + i * node, y + i * node, node);
+  }
+  for (; i < whole; ++i) {
     if constexpr (D > 0) {
       cover_row<T>(c, [&](int64_t j, Vec<Int<T>> kept) {
         combine_vectors<1, D, 1, kAdd, true>(factors, d, x + i * node, y + i * node, c, {j}, kept);
@@ -291,9 +295,7 @@ void apply_matrix(const T* m, const T* x, T* y, int64_t n, int64_t dynamic, int6
       combine_rows<kAdd, true>(factors, d, d, x + i * node, y + i * node, c);
     }
   }
-  for (int64_t i = whole; i < n; ++i) {
-    combine_rows<kAdd, false>(factors, d, d, x + i * node, y + i * node, c);
-  }
+  for (; i < n; ++i) combine_rows<kAdd, false>(factors, d, d, x + i * node, y + i * node, c);
 }
 
 // g[e, a] (+)= sum over nodes and channels of x[i, e, :] y[i, a, :]; g has matrix_size.
