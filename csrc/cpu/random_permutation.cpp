@@ -29,28 +29,29 @@ struct Keys {
 inline void long_rows(const Keys& keys, int64_t begin, int64_t end, int64_t k, const int64_t* nodes, int64_t* perm) {
   constexpr int64_t half = kLanes<uint64_t>;
   const int64_t n = keys.n;
-  std::vector<int64_t> at(2 * (n + 4 * half));
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t valid = count_nodes(nodes, row / k, n);
-    for (int64_t call = 0; 4 * call < valid; call += half) {
-      Words64 words[4];
-      philox_lanes(keys.philox, counting(call), splat<uint64_t>(row), kPermutation, words);
-      for (int64_t lane = 0; lane < half; ++lane) {
-        for (int64_t w = 0; w < 4; ++w) {
-          const int64_t i = 4 * (call + lane) + w;
-          at[i] = static_cast<int64_t>(words[w][lane] & INT32_MAX) << 32 | i;
+  sort_rows(
+      begin, end, n, 32,
+      [&](int64_t row, int64_t* at, int64_t stride) {
+        const int64_t valid = count_nodes(nodes, row / k, n);
+        for (int64_t call = 0; 4 * call < valid; call += half) {
+          Words64 words[4];
+          philox_lanes(keys.philox, counting(call), splat<uint64_t>(row), kPermutation, words);
+          for (int64_t i = 4 * call; i < std::min(4 * (call + half), valid); ++i) {
+            at[i * stride] = static_cast<int64_t>(words[i % 4][i / 4 - call] & INT32_MAX) << 32 | i;
+          }
         }
-      }
-    }
-    sort_radix(at.data(), at.data() + n + 4 * half, valid, 32);
-    int64_t* to = perm + row * n;
-    for (int64_t i = 0; i < n; ++i) to[i] = i < valid ? at[i] & UINT32_MAX : i;
-    for (int64_t i = 1, first = 0; i <= valid; ++i) {
-      if (i < valid && at[i] >> 32 == at[first] >> 32) continue;
-      if (i > first + 1) keys.order_by_all(row, to + first, to + i);
-      first = i;
-    }
-  }
+        for (int64_t i = valid; i < n; ++i) at[i * stride] = static_cast<int64_t>(INT32_MAX) << 32 | i;
+      },
+      [&](int64_t row, const int64_t* at, int64_t stride) {
+        const int64_t valid = count_nodes(nodes, row / k, n);
+        int64_t* to = perm + row * n;
+        for (int64_t i = 0; i < n; ++i) to[i] = at[i * stride] & UINT32_MAX;
+        for (int64_t i = 1, first = 0; i <= valid; ++i) {
+          if (i < valid && at[i * stride] >> 32 == at[first * stride] >> 32) continue;
+          if (i > first + 1) keys.order_by_all(row, to + first, to + i);
+          first = i;
+        }
+      });
 }
 
 // Short rows lie side by side in lanes, the index in the low bits of 32.

@@ -4,14 +4,16 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cpu/simd.h"
 
 namespace lps::cpu {
 
-// Below this length a network of O(n log^2 n) comparisons without branches beats three passes over the keys.
-constexpr int64_t kNetworkLength = 512;
+// Up to these lengths a network of O(n log^2 n) comparisons without branches beats three passes over the keys: of one
+// row, and of rows that fill most lanes.
+constexpr int64_t kNetworkLength = 512, kFullNetworkLength = kLanes<int64_t> < 4 ? 512 : 4096;
 
 template <class I>
 LPS_FN void compare_exchange(Vec<I>& a, Vec<I>& b) {
@@ -20,23 +22,83 @@ LPS_FN void compare_exchange(Vec<I>& a, Vec<I>& b) {
   b = first > second ? first : second;
 }
 
-// Batcher's merge exchange (Knuth, TAOCP 5.2.2, algorithm M), ascending, each lane for itself.
+// Compares a[i] with a[i + k] for the i < k of which both are among `count`.
+template <class I>
+LPS_FN void exchange_halves(Vec<I>* a, int64_t count, int64_t k) {
+  for (int64_t i = 0; i < std::min(k, count - k); ++i) compare_exchange<I>(a[i], a[i + k]);
+}
+
+// Two steps of four numbers: a and b with c and d, backwards or not, then neighbours.
+template <bool backwards, class I>
+LPS_FN void exchange_four(Vec<I>* a, Vec<I>* b, Vec<I>* c, Vec<I>* d) {
+  Vec<I> v[4] = {*a, *b, *c, *d};
+  compare_exchange<I>(v[0], v[backwards ? 3 : 2]);
+  compare_exchange<I>(v[1], v[backwards ? 2 : 3]);
+  compare_exchange<I>(v[0], v[1]);
+  compare_exchange<I>(v[2], v[3]);
+  *a = v[0], *b = v[1], *c = v[2], *d = v[3];
+}
+
+// Sorts, or merges a bitonic, block of eight in registers; beyond `count` it is filled up.
+template <bool merge, class I>
+LPS_FN void sort_block(Vec<I>* a, int64_t count) {
+  constexpr int8_t sorting[19][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {1, 2}, {5, 6},
+                                     {0, 4}, {1, 5}, {2, 6}, {3, 7}, {2, 4}, {3, 5}, {1, 2}, {3, 4}, {5, 6}};
+  constexpr int8_t merging[12][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}, {0, 2}, {1, 3},
+                                     {4, 6}, {5, 7}, {0, 1}, {2, 3}, {4, 5}, {6, 7}};
+  Vec<I> v[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) v[i] = i < count ? a[i] : splat(std::numeric_limits<I>::max());
+#pragma GCC unroll 19
+  for (int i = 0; i < (merge ? 12 : 19); ++i) {
+    const int8_t* pair = merge ? merging[i % 12] : sorting[i];
+    compare_exchange<I>(v[pair[0]], v[pair[1]]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    if (i < count) a[i] = v[i];
+  }
+}
+template <bool merge, class I>
+LPS_FN void sort_blocks(Vec<I>* a, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) sort_block<merge, I>(a + i, 8);
+  if (i < n) sort_block<merge, I>(a + i, n - i);
+}
+
+// Batcher's bitonic sort (Knuth, TAOCP 5.2.2), ascending, each lane for itself: of any n, as if infinite numbers
+// followed. Runs are compared with the next one backwards, so that all comparisons have the smaller number first. Two
+// steps at a time in registers, and the last three.
 template <class I>
 void sort_lanes(Vec<I>* a, int64_t n) {
-  if (n < 2) return;
-  int64_t top = 1;
-  while (2 * top < n) top *= 2;
-  for (int64_t p = top; p > 0; p /= 2) {
-    int64_t q = top, r = 0, d = p;
-    while (true) {
-      for (int64_t block = r; block < n - d; block += 2 * p) {
-        const int64_t end = std::min(block + p, n - d);
-        for (int64_t i = block; i < end; ++i) compare_exchange<I>(a[i], a[i + d]);
+  sort_blocks<false, I>(a, n);
+  for (int64_t run = 8; run < n; run *= 2) {
+    for (int64_t base = 0; base + run < n; base += 2 * run) {
+      Vec<I>* const b = a + base;
+      const int64_t count = std::min(2 * run, n - base);
+      int64_t k = run / 2;
+      if (count == 2 * run && k >= 8) {
+        for (int64_t i = 0; i < k; ++i) exchange_four<true, I>(b + i, b + i + k, b + 3 * k - 1 - i, b + 4 * k - 1 - i);
+        k /= 2;
+      } else {
+        for (int64_t i = 2 * run - count; i < run; ++i) compare_exchange<I>(b[i], b[2 * run - 1 - i]);
       }
-      if (q == p) break;
-      d = q - p;
-      q /= 2;
-      r = p;
+      for (; k >= 16; k /= 4) {
+        for (int64_t at = 0; at < count; at += 2 * k) {
+          Vec<I>* const c = b + at;
+          const int64_t rest = count - at, half = k / 2;
+          if (rest >= 2 * k) {
+            for (int64_t i = 0; i < half; ++i)
+              exchange_four<false, I>(c + i, c + i + half, c + i + k, c + i + k + half);
+          } else {
+            exchange_halves<I>(c, rest, k);
+            exchange_halves<I>(c, rest, half);
+            exchange_halves<I>(c + k, rest - k, half);
+          }
+        }
+      }
+      for (int64_t at = 0; k == 8 && at < count; at += 16) exchange_halves<I>(b + at, count - at, k);
+      sort_blocks<true, I>(b, count);
     }
   }
 }
@@ -63,23 +125,24 @@ inline void sort_radix(int64_t* keys, int64_t* spare, int64_t n, int low) {
 // stride) writes the row's keys to at[i * stride], and take(row, at, stride) reads them back in order.
 template <class Fill, class Take>
 void sort_rows(int64_t begin, int64_t end, int64_t n, int low, const Fill& fill, const Take& take) {
-  constexpr int lanes = kLanes<int64_t>;
-  if (n > kNetworkLength) {
-    std::vector<int64_t> keys(2 * n);
-    for (int64_t row = begin; row < end; ++row) {
-      fill(row, keys.data(), 1);
-      sort_radix(keys.data(), keys.data() + n, n, low);
-      take(row, keys.data(), 1);
-    }
-    return;
-  }
-  std::vector<Vec<int64_t>> keys(std::max<int64_t>(n, 1));
+  constexpr int64_t lanes = kLanes<int64_t>;
+  const auto by_network = [n](int64_t rows) { return n <= (2 * rows >= lanes ? kFullNetworkLength : kNetworkLength); };
+  // Of as many rows as there are lanes, or of one and a spare.
+  std::vector<Vec<int64_t>> keys(by_network(end - begin) ? n : 2 * n / lanes + 1);
   int64_t* at = reinterpret_cast<int64_t*>(keys.data());
-  for (int64_t row = begin; row < end; row += lanes) {
-    const int64_t count = std::min<int64_t>(lanes, end - row);
-    for (int64_t lane = 0; lane < count; ++lane) fill(row + lane, at + lane, lanes);
-    sort_lanes<int64_t>(keys.data(), n);
-    for (int64_t lane = 0; lane < count; ++lane) take(row + lane, at + lane, lanes);
+  for (int64_t first = begin; first < end; first += lanes) {
+    const int64_t last = std::min(first + lanes, end);
+    if (by_network(last - first)) {
+      for (int64_t row = first; row < last; ++row) fill(row, at + row - first, lanes);
+      sort_lanes<int64_t>(keys.data(), n);
+      for (int64_t row = first; row < last; ++row) take(row, at + row - first, lanes);
+    } else {
+      for (int64_t row = first; row < last; ++row) {
+        fill(row, at, 1);
+        sort_radix(at, at + n, n, low);
+        take(row, at, 1);
+      }
+    }
   }
 }
 

@@ -64,16 +64,38 @@ inline void sort_scores(const float* z, int64_t* perm, int64_t begin, int64_t en
       });
 }
 
+// The low bits of a key give way to the index.
 inline void sort_scores(const double* z, int64_t* perm, int64_t begin, int64_t end, int64_t n, int64_t k,
                         const int64_t* nodes, uint64_t seed) {
-  std::vector<std::pair<int64_t, int64_t>> keys(n);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t valid = count_nodes(nodes, row / k, n);
-    for (int64_t i = 0; i < n; ++i) keys[i] = {i < valid ? descending_key(z[row * n + i]) : INT64_MAX, i};
-    std::sort(keys.begin(), keys.begin() + valid);
-    for (int64_t i = 0; i < n; ++i) perm[row * n + i] = keys[i].second;
-    shuffle_ties(z + row * n, perm + row * n, valid, seed, row);
-  }
+  int bits = 1;
+  while (int64_t{1} << bits < n) ++bits;
+  const int64_t mask = (int64_t{1} << bits) - 1;
+  sort_rows(
+      begin, end, n, bits,
+      [&](int64_t row, int64_t* at, int64_t stride) {
+        const int64_t valid = count_nodes(nodes, row / k, n);
+        const double* zr = z + row * n;
+        for (int64_t i = 0; i < n; ++i) at[i * stride] = ((i < valid ? descending_key(zr[i]) : INT64_MAX) & ~mask) | i;
+      },
+      [&](int64_t row, const int64_t* at, int64_t stride) {
+        const int64_t valid = count_nodes(nodes, row / k, n);
+        const double* zr = z + row * n;
+        int64_t* result = perm + row * n;
+        bool close = false;
+        for (int64_t i = 0; i < n; ++i) {
+          result[i] = at[i * stride] & mask;
+          close |= i > 0 && i < valid && at[i * stride] >> bits == at[(i - 1) * stride] >> bits;
+        }
+        if (!close) return;
+        // Where indices took the place of bits that matter.
+        const auto key = [&](int64_t i) { return std::make_pair(descending_key(zr[i]), i); };
+        for (int64_t i = 1, start = 0; i <= valid; ++i) {
+          if (i < valid && at[i * stride] >> bits == at[start * stride] >> bits) continue;
+          std::sort(result + start, result + i, [&](int64_t a, int64_t b) { return key(a) < key(b); });
+          start = i;
+        }
+        shuffle_ties(zr, result, valid, seed, row);
+      });
 }
 
 }  // namespace lps::cpu
