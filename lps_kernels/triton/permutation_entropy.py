@@ -76,9 +76,9 @@ def permutation_entropy_kernel(
 
 @triton.jit
 def entropy_gradient(
-    weights, upstream, mine, nodes, decay, moment, groups, tied, W: tl.constexpr, E: tl.constexpr
+    weights, upstream, sig, mine, nodes, decay, moment, groups, tied, W: tl.constexpr, E: tl.constexpr
 ):
-    """Of `entropy_sum` times upstream: the gradients of weights and of t / tau (BLOCK,).
+    """Of `entropy_sum` times upstream: the gradient of weights (BLOCK,), and sig less that of t / tau.
 
     dL/dlog w = -w (h v + log w (K h) - K1 h + K b),  h = upstream / y, b = h u, u = v - log w, all without diagonal
     dL/d(t / tau) = -h (D(w log w) - D1(w) + u D(w)) - w (log w D(h) - D1(h) + D(b))
@@ -87,39 +87,36 @@ def entropy_gradient(
     w, log_w, w_log = to_lanes(flat, W, E), to_lanes(tl.log(flat), W, E), to_lanes(flat * tl.log(flat), W, E)
     low, high, own = merge(w, groups, tied, W, E)
     lower, higher, lower1, higher1 = moment_sums(low, high, decay, moment, W, E)
-    # What is known of sums is put together at once: registers are short.
-    rest, of_w, across, across1 = (), (), (), ()
+    # What is known is put together before the next scan: registers are short.
+    y, of_w, slope, slope1 = (), (), (), ()
     for e in tl.static_range(E):
         # What is tied with i counts without moment: it is as far as i itself.
-        rest = rest + (lower[e] + higher[e] + (own[e] - w[e]),)
-        of_w = of_w + ((lower1[e] + higher1[e]) + log_w[e] * rest[e],)
-        across, across1 = across + (lower[e] - higher[e],), across1 + (lower1[e] - higher1[e],)
+        rest, across = lower[e] + higher[e] + (own[e] - w[e]), lower[e] - higher[e]
+        y, of_w = y + (w[e] + rest,), of_w + ((lower1[e] + higher1[e]) + log_w[e] * rest,)
+        slope, slope1 = slope + (across,), slope1 + (log_w[e] * across + (lower1[e] - higher1[e]),)
     low, high, own = merge(w_log, groups, tied, W, E)
     lower, higher = split_sums(low, high, decay, W, E)
     alive = to_lanes(tl.where(mine & (scale > 0), upstream, 0.0), W, E)
-    h, b, v, slopes = (), (), (), ()
+    h, v, left = (), (), ()
     for e in tl.static_range(E):
         numerator = of_w[e] - (lower[e] + higher[e] + (own[e] - w_log[e]))
-        y = w[e] + rest[e]
-        h, v = h + (alive[e] / y,), v + (numerator / y,)
-        u = v[e] - log_w[e]
-        b = b + (h[e] * u,)
-        slopes = slopes + (h[e] * ((lower[e] - higher[e]) - across1[e] + u * across[e]),)
+        h, v = h + (alive[e] / y[e],), v + (numerator / y[e],)
+        left = left + (sig[e] - h[e] * ((lower[e] - higher[e]) - slope1[e] + v[e] * slope[e]),)
     low, high, own = merge(h, groups, tied, W, E)
     lower, higher, lower1, higher1 = moment_sums(low, high, decay, moment, W, E)
-    of_h, across = (), ()
+    b, of_h, of_t = (), (), ()
     for e in tl.static_range(E):
+        b = b + (h[e] * (v[e] - log_w[e]),)
         sum_h = log_w[e] * (lower[e] + higher[e] + (own[e] - h[e])) - (lower1[e] + higher1[e])
         of_h = of_h + (h[e] * v[e] + sum_h,)
-        across = across + (log_w[e] * (lower[e] - higher[e]) - (lower1[e] - higher1[e]),)
+        of_t = of_t + (left[e] - w[e] * (log_w[e] * (lower[e] - higher[e]) - (lower1[e] - higher1[e])),)
     low, high, own = merge(b, groups, tied, W, E)
     lower, higher = split_sums(low, high, decay, W, E)
-    gradient, of_t = (), ()
+    gradient, sig = (), ()
     for e in tl.static_range(E):
         gradient = gradient + (of_h[e] + (lower[e] + higher[e] + (own[e] - b[e])),)
-        of_t = of_t + (-(slopes[e] + w[e] * (across[e] + (lower[e] - higher[e]))),)
-    gradient = tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0)
-    return gradient, from_lanes(of_t, W, E)
+        sig = sig + (of_t[e] - w[e] * (lower[e] - higher[e]),)
+    return tl.where(mine & (scale > 0), -scale * from_lanes(gradient, W, E), 0.0), sig
 
 
 @entry(do_not_specialize=["stride", "k"])
@@ -137,17 +134,13 @@ def permutation_entropy_backward_kernel(
     decay = decays(distances)
     moment = moments(distances, decay)
     groups, tied = tied_groups(to_lanes(sorted_t, W, E), nodes, W, E)
-    unit = tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
-    source, to = row, grad_row
+    sig = to_lanes(tl.zeros((BLOCK,), DTYPE), W, E)
     for done in range(2):  # a loop, because twice the code takes Triton twice the time
-        weights = tl.load(source + at * n + i, mask=mine, other=0.0)
-        gradient, of_t = entropy_gradient(weights, upstream, mine, nodes, decay, moment, groups, tied, W, E)
-        tl.store(to + at * n + i, gradient, mask=i < n)
-        # Added up in memory: registers are short.
-        before = tl.load(grad_t + at * n + i, mask=(i < n) & (done > 0), other=0.0)
-        tl.store(grad_t + at * n + i, before + of_t * unit, mask=i < n)
-        tl.debug_barrier()
-        source, to = col, grad_col
+        weights = tl.load(tl.where(done == 0, row, col) + at * n + i, mask=mine, other=0.0)
+        gradient, sig = entropy_gradient(weights, upstream, sig, mine, nodes, decay, moment, groups, tied, W, E)
+        tl.store(tl.where(done == 0, grad_row, grad_col) + at * n + i, gradient, mask=i < n)
+    unit = tl.full((BLOCK,), tau_inverse, tl.float64).to(DTYPE)
+    tl.store(grad_t + at * n + i, from_lanes(sig, W, E) * unit, mask=i < n)
 
 
 def _check(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor | None) -> None:
