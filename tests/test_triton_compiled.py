@@ -63,7 +63,7 @@ TIGHT_ELSEWHERE = [
 def compiled(target, name, case, dtype=torch.float32):
     from benchmarks import compiled_triton
 
-    for kernel, arguments, options in compiled_triton.launches(name, case, dtype):
+    for kernel, arguments, options in compiled_triton.launches(target, name, case, dtype):
         row = compiled_triton.compile_for(target, kernel, arguments, options)
         assert row["shared"] <= compiled_triton.SHARED[target], (kernel.__name__, row)
         yield kernel.__name__, row

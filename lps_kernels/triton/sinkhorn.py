@@ -32,6 +32,8 @@ _LANES_DOUBLE = {
     4096: (32, 4),
 }
 
+WARP = 64 if torch.version.hip else 32  # threads of a warp
+
 
 @triton.jit
 def half_step(x, decay, W: tl.constexpr, E: tl.constexpr):
@@ -102,4 +104,9 @@ def sinkhorn_backward(
 def row_sizes(n: int, dtype: torch.dtype) -> dict:
     block = power_of_two(n, 32)
     warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]
-    return {"W": warps, "E": elements, "num_warps": warps, **OPTIONS}
+    return {"W": warps, "E": elements, "num_warps": warps_for(warps), **OPTIONS}
+
+
+def warps_for(rows: int) -> int:
+    """For rows of 32 lanes. Had AMD's warps, which hold two, as many, each would compute the same twice."""
+    return max(rows * 32 // WARP, 1)

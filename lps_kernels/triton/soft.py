@@ -22,7 +22,7 @@ from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import strict_sums, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
 from lps_kernels.triton.moves import weight_of
-from lps_kernels.triton.sinkhorn import row_sizes
+from lps_kernels.triton.sinkhorn import row_sizes, warps_for
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.sum_parts import sum_parts
 
@@ -132,7 +132,7 @@ def soft_product_kernel(
 
 def halve(lanes: dict) -> None:
     """Half the elements a lane, and twice the warps."""
-    lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
+    lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": warps_for(2 * lanes["W"])}
 
 
 def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
@@ -149,7 +149,7 @@ def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     if order == 1:
         room = channels
     if lanes["W"] == 1:
-        lanes["num_warps"] = min(room, 8)
+        lanes["num_warps"] = warps_for(min(room, 8))
     return lanes, {"C0": room, "L1": room // channels, "C1": channels}
 
 
