@@ -31,7 +31,9 @@ LANES, COLUMNS, STEPS, WARPS = 32, 32, 16, 4
 OUTER_LANES = 16  # of sums of outer products, at a time: 32 fill 255 registers on sm_80 and spill 72 to 96 bytes
 # Of products that are summed, by bytes of a number. Told nothing, ptxas takes 168 on sm_90 and spills 16 bytes.
 _REGISTERS = {} if torch.version.hip else {4: {"maxnreg": 255}}
-LARGEST, TILE = 32, 2048  # columns and numbers of a tile of whole lines
+# Columns and numbers of a tile of whole lines. Sums in float32 spill 8 bytes on sm_80: registers that end it leave room
+# for half the programs, or spill 24 on sm_100.
+LARGEST, TILE = 32, 2048
 
 
 @triton.jit

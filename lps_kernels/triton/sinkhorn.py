@@ -19,7 +19,8 @@ from lps_kernels.triton.laplace import (
 from lps_kernels.triton.launch import OPTIONS, power_of_two
 from lps_kernels.triton.ties import merge, tied_groups
 
-# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
+# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements: at 4,096,
+# and in float64 at 2,048, a thread has 64 or 128 of them and spills.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
 _LANES_DOUBLE = {
     32: (1, 1),

@@ -29,6 +29,7 @@ from lps_kernels.triton.sum_parts import sum_parts
 # Numbers of u and of v that eight warps scan at once, where a warp holds whole rows, by elements a lane: with four, two
 # rows a warp took all 255 registers and spilled 16 bytes.
 _TILE = {1: 2048, 2: 2048, 4: 1024}
+# Gradients of 513 nodes and more in float64 spill 128 bytes and more there: 255 registers do not hold decays and sums.
 _CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
