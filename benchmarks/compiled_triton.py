@@ -1,6 +1,6 @@
 """Triton's kernels compiled ahead of time, without a GPU: registers, spills, shared memory and instructions of each.
 
-    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json, which takes an hour
+    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json, which takes hours
     python -m benchmarks.compiled_triton --op permute --target sm_90 --write    # anew, these rows alone
 
 The launchers run on the CPU with a recorder in place of Triton's launch, so that what is compiled has the argument
