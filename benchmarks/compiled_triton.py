@@ -1,6 +1,6 @@
 """Triton's kernels compiled ahead of time, without a GPU: registers, spills, shared memory and instructions of each.
 
-    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json, which takes an hour
+    python -m benchmarks.compiled_triton --write      # benchmarks/results/compiled_triton.json, which takes hours
     python -m benchmarks.compiled_triton --op permute --target sm_90 --write    # anew, these rows alone
 
 The launchers run on the CPU with a recorder in place of Triton's launch, so that what is compiled has the argument
@@ -10,6 +10,7 @@ types and the alignments of real calls.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ from triton.runtime.jit import JITFunction, KernelInterface
 
 from lps_kernels import testing
 from lps_kernels.op import OPS
+from lps_kernels.triton import sample_permute, sinkhorn, soft
 from lps_kernels.triton.entry import Entry
 
 RESULTS = Path(__file__).parent / "results" / "compiled_triton.json"
@@ -60,7 +62,19 @@ _TYPES = {
 }  # fmt: skip
 
 
-def launches(name: str, case: testing.Case, dtype: torch.dtype) -> list[tuple[JITFunction, dict, dict]]:
+@contextlib.contextmanager
+def launchers_of(target: str) -> Iterator[None]:
+    """What launchers know of the device: how many threads a warp has."""
+    held = sinkhorn.row_sizes, soft._gradient_tiles, sample_permute._shape
+    for each in held:
+        each.cache_clear()
+    with mock.patch.object(sinkhorn, "WARP", TARGETS[target].warp_size):
+        yield
+    for each in held:
+        each.cache_clear()
+
+
+def launches(target: str, name: str, case: testing.Case, dtype: torch.dtype) -> list[tuple[JITFunction, dict, dict]]:
     """The kernels that an op launches, forward and backward, with arguments and options."""
     found = []
 
@@ -74,7 +88,11 @@ def launches(name: str, case: testing.Case, dtype: torch.dtype) -> list[tuple[JI
     op = OPS[name]
     module = __import__(f"lps_kernels.triton.{name}", fromlist=[name])
     args = testing.arguments(op, case, dtype)
-    with mock.patch.object(KernelInterface, "__getitem__", record), mock.patch.object(Entry, "__getitem__", record):
+    with (
+        launchers_of(target),
+        mock.patch.object(KernelInterface, "__getitem__", record),
+        mock.patch.object(Entry, "__getitem__", record),
+    ):
         outs = testing._outputs(getattr(module, name)(*args))
         if op.backward is not None:
             grads = [o if o.is_floating_point() else None for o in outs]
@@ -178,7 +196,8 @@ def table(targets: list[str], names: list[str], dtypes: list[torch.dtype]) -> It
     seen = set()
     for target, name, dtype in itertools.product(targets, names, dtypes):
         for sizes in CASES[name]:
-            for kernel, arguments, options in launches(name, testing.Case(b=1, k=1, ragged=True, **sizes), dtype):
+            case = testing.Case(b=1, k=1, ragged=True, **sizes)
+            for kernel, arguments, options in launches(target, name, case, dtype):
                 key = (target, kernel.__name__, source(kernel, arguments).hash(), str(options))
                 if key in seen:
                     continue

@@ -19,7 +19,7 @@ from lps_kernels.triton.orthonormalize import COMPLETION
 # ways, and a vector whose copies differ by an ulp of what it was before a projection is not made orthogonal again.
 OPTIONS = {"enable_fp_fusion": False}
 # Warps by numbers in a tile; beyond the last, the derivative, with five tiles at once, would not fit in registers. In
-# float64 that of the largest does not quite: 128 bytes a thread spill.
+# float64 that of the largest does not quite: 128 to 168 bytes a thread spill.
 WARPS = {256: 1, 1024: 4, 2048: 8, 4096: 16}
 # Of real tiles of 256 and 1,024 numbers, by bytes of one, forward and backward. As many as ptxas takes by itself, where
 # it spills 8 to 32 bytes on one architecture or another.

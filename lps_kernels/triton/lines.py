@@ -203,6 +203,11 @@ def sum_graph_kernel(
     store_graph(to, j, n, c, line, total, SKEW, part, WIDTH)
 
 
+def warps_of(numbers: int, size: int, sums: bool) -> int:
+    """Of the longest sums eight, with all registers: sixteen spill 8 to 224 bytes on sm_100, and do more."""
+    return max(1, min(numbers // 256, 8 if sums and numbers * max(size, 4) == HELD else 16))
+
+
 def line_of(x: Tensor, n: int, order: int, sums: bool = False) -> dict | None:
     """How lines lie in a program, or None where one is too long."""
     return line_for(n, x.shape[-1], x.element_size(), order, sums)
@@ -219,7 +224,7 @@ def line_for(n: int, c: int, size: int, order: int, sums: bool = False) -> dict 
     # A gather compares each line with all of perm to find its rank: 32 lines a program at most, or registers spill.
     most = power_of_two(n) if sums else min(power_of_two(n), 32)
     lines = {"P": max(min(held // block, most), 1)} if order == 2 else {}
-    warps = max(1, min(block * lines.get("P", 1) // 256, 16))
+    warps = warps_of(block * lines.get("P", 1), size, sums)
     return {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), **lines, "num_warps": warps, **OPTIONS}
 
 
@@ -239,7 +244,7 @@ def graph_for(n: int, c: int, size: int, sums: bool = False) -> dict | None:
         block, skew = power_of_two(n * width, 32), False
         if width * size < (256 if c * size % 32 else 32):
             return None
-    warps = max(1, min(block // 256, 32 if size == 2 and block > LONGEST else 16))
+    warps = 32 if size == 2 and block > LONGEST else warps_of(block, size, sums)
     lines = {"SKEW": skew, "N": block, "R": power_of_two(n, 32 * warps), "WIDTH": width}
     if sums and not torch.version.hip:
         lines |= _REGISTERS.get((block, size), {})

@@ -31,9 +31,9 @@ from lps_kernels.triton.sort import inverse
 from lps_kernels.triton.space import Space
 
 # By order, bytes of a number and whether an input is one block, where d = 3; and of vectors that are permuted too. Told
-# nothing, ptxas spills 8 to 40 bytes, each on one architecture or more.
+# nothing, ptxas spills 8 to 48 bytes, each on one architecture or more.
 _REGISTERS = {(2, 4, False): {"maxnreg": 184}, (1, 2, True): {"maxnreg": 128}, (1, 4, True): {"maxnreg": 128}}
-_REGISTERS_PERMUTED = {(1, 4, True): {"maxnreg": 168}}
+_REGISTERS_PERMUTED = {(1, 2, True): {"maxnreg": 168}, (1, 4, True): {"maxnreg": 168}}
 if torch.version.hip:
     _REGISTERS = _REGISTERS_PERMUTED = {}
 

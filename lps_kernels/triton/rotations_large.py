@@ -28,7 +28,12 @@ from lps_kernels.triton.space import SAMPLES, Space
 # Lanes (lines and channels) of a tile, most columns of the matrix in it, and steps of the inner sum at a time. 16 is
 # the least that a product of tiles takes on every device.
 LANES, COLUMNS, STEPS, WARPS = 32, 32, 16, 4
-LARGEST, TILE = 32, 2048  # columns and numbers of a tile of whole lines
+OUTER_LANES = 16  # of sums of outer products, at a time: 32 fill 255 registers on sm_80 and spill 72 to 96 bytes
+# Of products that are summed, by bytes of a number. Told nothing, ptxas takes 168 on sm_90 and spills 16 bytes.
+_REGISTERS = {} if torch.version.hip else {4: {"maxnreg": 255}}
+# Columns and numbers of a tile of whole lines. Sums in float32 spill 8 bytes on sm_80: registers that end it leave room
+# for half the programs, or spill 24 on sm_100.
+LARGEST, TILE = 32, 2048
 
 
 @triton.jit
@@ -287,8 +292,8 @@ class Axis:
     per: int
     c: int
 
-    def constants(self) -> dict:
-        return {"LANES": LANES, "COLUMNS": min(power_of_two(self.s.d, 16), COLUMNS), "num_warps": WARPS, **OPTIONS}
+    def constants(self, lanes: int = LANES) -> dict:
+        return {"LANES": lanes, "COLUMNS": min(power_of_two(self.s.d, 16), COLUMNS), "num_warps": WARPS, **OPTIONS}
 
     def lines(self, itemsize: int) -> dict | None:
         """How whole lines lie in a program, or None where one or a matrix is too large."""
@@ -307,14 +312,16 @@ class Axis:
             )  # fmt: skip
             return y
         blocks, parts = cdiv(s.n * self.per * self.c, LANES), cdiv(s.d, constants["COLUMNS"])
+        registers = _REGISTERS.get(x.element_size(), {}) if total else {}
         product_kernel[programs((s.b if total else s.b * s.k) * blocks * parts, "rotate")](
             y, x, q, before, after, order, nodes, weights, s.n, s.k, s.d, self.c, self.per, blocks, parts,
             max(s.centers, 1), TRANSPOSE=transpose, EACH=each, SUM=total, MEAN=mean, STEPS=STEPS, **constants,
+            **registers,
         )  # fmt: skip
         return y
 
     def outer(self, found, totals, x, g, each, each_grad, forward, order, nodes, before=None, add=False) -> None:
-        s, constants, lines = self.s, self.constants(), self.lines(min(x.element_size(), g.element_size()))
+        s, constants, lines = self.s, self.constants(OUTER_LANES), self.lines(min(x.element_size(), g.element_size()))
         if lines is not None:
             blocks = cdiv(s.n * self.per, lines["LANES"] // self.c)
             outer_lines_kernel[programs(s.b * s.k, "rotate_backward")](

@@ -19,7 +19,8 @@ from lps_kernels.triton.laplace import (
 from lps_kernels.triton.launch import OPTIONS, power_of_two
 from lps_kernels.triton.ties import merge, tied_groups
 
-# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements.
+# By block, the row padded to a power of two: its warps, and elements a lane. Registers bound the elements: at 4,096,
+# and in float64 at 2,048, a thread has 64 or 128 of them and spills.
 _LANES = {32: (1, 1), 64: (1, 2), 128: (1, 4), 256: (1, 8), 512: (2, 8), 1024: (4, 8), 2048: (8, 8), 4096: (16, 8)}
 _LANES_DOUBLE = {
     32: (1, 1),
@@ -31,6 +32,8 @@ _LANES_DOUBLE = {
     2048: (16, 4),
     4096: (32, 4),
 }
+
+WARP = 64 if torch.version.hip else 32  # threads of a warp
 
 
 @triton.jit
@@ -102,4 +105,9 @@ def sinkhorn_backward(
 def row_sizes(n: int, dtype: torch.dtype) -> dict:
     block = power_of_two(n, 32)
     warps, elements = (_LANES_DOUBLE if dtype == torch.float64 else _LANES)[block]
-    return {"W": warps, "E": elements, "num_warps": warps, **OPTIONS}
+    return {"W": warps, "E": elements, "num_warps": warps_for(warps), **OPTIONS}
+
+
+def warps_for(rows: int) -> int:
+    """For rows of 32 lanes. Had AMD's warps, which hold two, as many, each would compute the same twice."""
+    return max(rows * 32 // WARP, 1)

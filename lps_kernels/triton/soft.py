@@ -22,13 +22,14 @@ from lps_kernels.triton.entry import entry
 from lps_kernels.triton.laplace import strict_sums, unstack
 from lps_kernels.triton.launch import compute, on, power_of_two, programs
 from lps_kernels.triton.moves import weight_of
-from lps_kernels.triton.sinkhorn import row_sizes
+from lps_kernels.triton.sinkhorn import row_sizes, warps_for
 from lps_kernels.triton.sort import MAX_NODES, count_nodes
 from lps_kernels.triton.sum_parts import sum_parts
 
 # Numbers of u and of v that eight warps scan at once, where a warp holds whole rows, by elements a lane: with four, two
 # rows a warp took all 255 registers and spilled 16 bytes.
 _TILE = {1: 2048, 2: 2048, 4: 1024}
+# Gradients of 513 nodes and more in float64 spill 128 bytes and more there: 255 registers do not hold decays and sums.
 _CHANNELS = 8  # that are read at once where a row takes several warps, and scanned in turn
 _BUSY = 264  # programs that fill the largest device twice; rows are cut into parts where they are fewer
 
@@ -132,7 +133,7 @@ def soft_product_kernel(
 
 def halve(lanes: dict) -> None:
     """Half the elements a lane, and twice the warps."""
-    lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": 2 * lanes["num_warps"]}
+    lanes |= {"W": 2 * lanes["W"], "E": lanes["E"] // 2, "num_warps": warps_for(2 * lanes["W"])}
 
 
 def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
@@ -149,7 +150,7 @@ def _tiles(n: int, c: int, order: int, dtype: torch.dtype) -> tuple[dict, dict]:
     if order == 1:
         room = channels
     if lanes["W"] == 1:
-        lanes["num_warps"] = min(room, 8)
+        lanes["num_warps"] = warps_for(min(room, 8))
     return lanes, {"C0": room, "L1": room // channels, "C1": channels}
 
 
