@@ -98,6 +98,7 @@ def test_complex_features(order: int, trailing: tuple, unitary: bool, backend: s
     pattern = "bkea,bne...->bkna..." if order == 1 else "bkea,bnef...,bkfg->bknag..."
     y = lk.rotate(x, q, order, backend=backend)
     assert torch.allclose(lk.inverse_rotate(y, q, order, backend=backend), x)
+    assert lk.rotate(x[:0], q[:0], order, backend=backend).shape == (0, *y.shape[1:])
     q = q.to(x.dtype)
     assert torch.allclose(y, torch.einsum(pattern, q.conj(), x, *[q] * (order - 1)))
 

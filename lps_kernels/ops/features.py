@@ -23,10 +23,16 @@ def flatten(x: Tensor, leading: int) -> Tensor:
 def unflatten(y: Tensor, x: Tensor, leading: int) -> Tensor:
     """Undo `flatten(x, leading)` on a result whose leading axes may be others."""
     if x.is_complex():
-        return torch.view_as_complex(y.reshape(*y.shape[:-1], *x.shape[leading:], 2).contiguous())
+        return complex_of(y.reshape(*y.shape[:-1], *x.shape[leading:], 2))
     if x.dim() == leading + 1:
         return y
     return y.reshape(*y.shape[:-1], *x.shape[leading:])
+
+
+def complex_of(pairs: Tensor) -> Tensor:
+    """Complex numbers of pairs (..., 2) in any layout."""
+    # What has no numbers counts as contiguous whatever its strides are, which view_as_complex looks at.
+    return torch.view_as_complex(pairs.contiguous() if pairs.numel() else pairs.new_zeros(pairs.shape))
 
 
 def soft_arguments(soft: tuple | None, x: Tensor, hard: bool) -> tuple[Tensor | None, ...]:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lps_kernels.ops.features import complex_of
+
 
 def has_nodes(x: Tensor, leading: int, order: int) -> bool:
     """Whether an axis of nodes comes before the space axes: always, but for a bare (..., d) or (..., d, d)."""
@@ -55,12 +57,12 @@ def unflatten(y: Tensor, x: Tensor, leading: int, order: int, unitary: bool = Fa
         if order == 2:
             y = y[..., 0, :].unflatten(-3, (d, 2)).movedim(-3, -2)  # the first column holds re and im
         if order == 1 and y.shape[-1] == 1:
-            y = torch.view_as_complex(y.squeeze(-1).contiguous()).unsqueeze(-1)
+            y = complex_of(y.squeeze(-1)).unsqueeze(-1)
         else:
             y = torch.complex(y[..., 0, :], y[..., 1, :])
         y = y.reshape(*lead, *[d] * order, *tail)
     elif x.is_complex():
-        y = torch.view_as_complex(y.reshape(*lead, *[d] * order, *tail, 2).contiguous())
+        y = complex_of(y.reshape(*lead, *[d] * order, *tail, 2))
     else:
         y = y.reshape(*lead, *[d] * order, *tail)
     return y if has_nodes(x, leading, order) else y.squeeze(len(lead) - 1)
