@@ -1,5 +1,7 @@
 """torch.compile without graph breaks, torch.export, autocast, activation checkpointing."""
 
+import functools
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -290,3 +292,32 @@ def test_exports_a_function_of_elements(kind, tmp_path):
     assert torch.allclose(y, Act()(g, x)[0], atol=1e-6) and repr(same) == repr(g)
     paths = [torch.utils._pytree.keystr(path) for path, _ in torch.utils._pytree.tree_leaves_with_path(g)]
     assert paths[-1].endswith("_num_nodes")
+
+
+TRANSFORMED = {
+    "scores": lambda x: lk.Permutation.from_scores(x, tau=0.3, n_iter=3).transform_input(x.mT),
+    "softsort": lambda x: lk.softsort(x, tau=0.3, n_iter=3).row,
+    "entropy": lambda x: lk.Permutation.from_scores(x, tau=0.3, n_iter=3).entropy(),
+    "permute": lambda x: lk.permute(x, torch.tensor([[[2, 0, 1]]]).expand(2, 1, 3)),
+    "gram_schmidt": lambda x: lk.gram_schmidt(x),
+    "points": lambda x: lk.Euclidean.from_vectors(x[:, None], x).transform_input(x, "point"),
+}
+
+
+@each_backend
+@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("transform", ["vmap", "grad", "vmap of grad"])
+def test_compiled_transforms_keep_gradients(name, transform, backend):
+    """Under a transform no requires_grad tells Dynamo of the gradient; a parameter outside of it wants one too."""
+    shift, x = torch.linspace(1, 2, 3).requires_grad_(), torch.randn(4, 2, 3, 3)
+    inner = lambda x: TRANSFORMED[name](x + shift).sin().sum()  # noqa: E731
+    vmap = functools.partial(torch.vmap, randomness="same")
+    outer = {"vmap": vmap(inner), "grad": torch.func.grad(inner), "vmap of grad": vmap(torch.func.grad(inner))}
+    eager, x = outer[transform], x[0] if transform == "grad" else x
+    with lk.backend(backend):
+        got, want = torch.compile(eager, fullgraph=True, backend="aot_eager")(x), eager(x)
+        torch.testing.assert_close(got, want)
+        if transform == "vmap":
+            got, want = (torch.autograd.grad(y.sum(), shift)[0] for y in (got, want))
+            torch.testing.assert_close(got, want)
+        assert want.abs().max() > 1e-3

@@ -20,6 +20,10 @@ from lps_kernels.random import new_seed
     differentiable=("scores", "x", "edges"),
     saves=("perm", "t", "row", "col"),
     shapeless={"n_iter": 0},
+    causes={
+        **{name: ["scores"] for name in ("t", "row", "col")},
+        **{f"{name}_k": ["scores", name] for name in ("x", "edges")},
+    },
 )
 def _sample_permute(
     scores: Tensor,

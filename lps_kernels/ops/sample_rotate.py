@@ -21,6 +21,7 @@ from lps_kernels.random import new_seed
     outputs=("q", "degenerate", "center", "x_k"),
     differentiable=("v", "x"),
     saves=("q", "degenerate", "center"),
+    causes={"q": ["v"], "center": ["x"]},
 )
 def _sample_rotate(
     v: Tensor | None, seed: Tensor, x: Tensor, num_nodes: Tensor | None, k: int, special: bool, centered: bool
