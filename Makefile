@@ -100,7 +100,8 @@ sanitize: $(VENV)/.packages
 	$(BIN)/python -m pytest -n $(JOBS) -p no:cacheprovider --capture=sys $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
-	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
+	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so lps_kernels/build.json \
+	  demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(VENV_LPS)/*' -prune -exec rm -rf {} +
 	rm -f $(VENV)/.built
 

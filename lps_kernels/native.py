@@ -3,6 +3,8 @@ where there is a GPU."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
 import re
 from pathlib import Path
@@ -37,6 +39,21 @@ def supported() -> tuple[str, ...]:
     return (forced,)
 
 
+def not_built(backend: str) -> str:
+    """Why there are no compiled kernels for a backend: of the build, by what it wrote down, or of this folder."""
+    package = Path(__file__).parent
+    if here.resolve() != package.resolve():
+        return f"{here} has none"
+    build = package / "build.json"
+    if build.exists() and (why := json.loads(build.read_text())[backend]):
+        return why
+    for copy in importlib.metadata.distributions(name="lps_kernels"):
+        installed = Path(str(copy.locate_file("lps_kernels")))
+        if (installed / "__init__.py").exists() and not installed.samefile(package):
+            return f"this is the checkout in {package.parent}, leave it to import the one in {installed.parent}"
+    return "`pip install -e .` in the checkout builds them"
+
+
 def load() -> None:
     """Register the kernels; without a build say why, for `python -m lps_kernels.info`."""
     global loaded, reason
@@ -45,10 +62,7 @@ def load() -> None:
             torch.ops.load_library(str(library(level)))
             loaded = level
             return
-    reason = (
-        "no compiled CPU kernels were installed: put a C++17 compiler (g++ or clang++) on PATH, "
-        "then reinstall with the torch that you use present"
-    )
+    reason = f"no compiled CPU kernels were installed: {not_built('cpu')}"
 
 
 def cuda_build() -> tuple[tuple[str, ...], str] | None:
@@ -76,7 +90,7 @@ def load_cuda() -> None:
     global cuda_loaded, cuda_reason
     file = here / "_cuda.so"
     if not file.exists():
-        cuda_reason = "no compiled CUDA kernels were installed: put nvcc on PATH, then reinstall"
+        cuda_reason = f"no compiled CUDA kernels were installed: {not_built('cuda')}"
     elif torch.cuda.device_count() == 0:
         cuda_reason = "torch finds no CUDA device"
     else:

@@ -1,0 +1,114 @@
+"""What a build makes of a checkout, and what a package without kernels says about it."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+BUILD = [sys.executable, "setup.py", "build_ext", "--inplace"]
+OPTIONS = "-DLPS_CPU_LEVELS=default -DLPS_CUDA=OFF"
+builds = pytest.mark.skipif(
+    not all(map(shutil.which, ("cmake", "ninja", "c++"))), reason="wants cmake, ninja and a C++ compiler"
+)
+
+
+def run(words, folder, **environment):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LPS_KERNELS")}
+    return subprocess.run(
+        list(map(str, words)), cwd=folder, env=env | environment, capture_output=True, text=True, check=True
+    )
+
+
+def package(folder: Path) -> Path:
+    """A copy of the package as it is without kernels."""
+    ignored = shutil.ignore_patterns("*.so", "build.json", "__pycache__")
+    return shutil.copytree(ROOT / "lps_kernels", folder / "lps_kernels", ignore=ignored)
+
+
+def tree(folder: Path) -> Path:
+    """A checkout whose only kernel says how it was built."""
+    package(folder)
+    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "python", folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "csrc", folder / "csrc", ignore=shutil.ignore_patterns("cpu", "cuda"))
+    return folder
+
+
+def reasons(folder: Path, **environment) -> list[str]:
+    script = "from lps_kernels import native; print(native.reason); print(native.cuda_reason)"
+    return run([sys.executable, "-c", script], folder, **environment).stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tree(tmp_path_factory.mktemp("built"))
+    run(BUILD, folder, CMAKE_ARGS=OPTIONS)
+    return folder
+
+
+@builds
+def test_an_unchanged_build_compiles_nothing(built):
+    assert "no work to do" in run(BUILD, built, CMAKE_ARGS=OPTIONS).stdout
+
+
+@builds
+def test_a_build_remembers_no_settings(built, tmp_path):
+    """Of the build before: neither its folder, nor its torch, nor its options."""
+    moved, site = tmp_path / "moved", tmp_path / "site"
+    shutil.copytree(built, moved)
+    site.mkdir()
+    (site / "torch").symlink_to(torch.__path__[0])
+    run(BUILD, moved, CMAKE_ARGS=f"{OPTIONS} -DTORCH_ROOT={site / 'torch'} -DCMAKE_CXX_FLAGS=-DSETTING")
+    (site / "torch").unlink()
+    run(BUILD, moved, CMAKE_ARGS=OPTIONS)
+    ninja = (moved / "build/cmake/build.ninja").read_text()
+    assert "SETTING" not in ninja and str(built) not in ninja
+
+
+@builds
+def test_a_package_says_what_its_build_lacked(built, tmp_path):
+    cuda = "no compiled CUDA kernels were installed: -DLPS_CUDA=OFF was set: reinstall without it"
+    assert reasons(built) == ["", cuda]
+    bare = tree(tmp_path)
+    run(BUILD, bare, PATH="", CXX="")
+    assert all("no C++ compiler was on PATH" in why for why in reasons(bare))
+
+
+def test_torch_is_found_on_path_where_the_build_hides_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    for name, text in (("c++", ""), ("blind", ""), ("python3", f'exec {sys.executable} "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "blind"))
+    monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}")
+    assert setup["torch_root"]() == torch.__path__[0] and not setup["missing"]()
+    (tmp_path / "python3").unlink()
+    setup["torch_root"].cache_clear()
+    assert "no torch >= 2.11" in setup["missing"]()
+
+
+def test_a_checkout_without_kernels_names_the_installed_copy(tmp_path):
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    package(clone)
+    assert "`pip install -e .` in the checkout" in reasons(clone, PYTHONPATH="")[0]
+    package(site)
+    (site / "lps_kernels-9.dist-info").mkdir()
+    (site / "lps_kernels-9.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: lps_kernels\nVersion: 9\n")
+    for why in reasons(clone, PYTHONPATH=str(site)):
+        assert why.endswith(f"this is the checkout in {clone}, leave it to import the one in {site}")
+
+
+def test_build_json_is_only_read_with_the_package(tmp_path):
+    (package(tmp_path) / "build.json").write_text(json.dumps({"cpu": "no luck", "cuda": "nor here"}))
+    assert [why.rpartition(": ")[2] for why in reasons(tmp_path)] == ["no luck", "nor here"]
+    other = str(tmp_path / "other")
+    assert all(why.endswith(f"{other} has none") for why in reasons(tmp_path, LPS_KERNELS_LIBRARY_DIR=other))
