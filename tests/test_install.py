@@ -112,3 +112,29 @@ def test_build_json_is_only_read_with_the_package(tmp_path):
     assert [why.rpartition(": ")[2] for why in reasons(tmp_path)] == ["no luck", "nor here"]
     other = str(tmp_path / "other")
     assert all(why.endswith(f"{other} has none") for why in reasons(tmp_path, LPS_KERNELS_LIBRARY_DIR=other))
+
+
+OLD_NVCC = """#!/bin/sh
+case "$*" in
+  --list-gpu-arch) nvcc --list-gpu-arch | grep -v compute_100; exit ;;
+  *_100*) echo "nvcc fatal: Unsupported gpu architecture" >&2; exit 1 ;;
+esac
+exec nvcc "$@"
+"""
+
+
+@builds
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="wants nvcc")
+def test_cuda_kernels_are_for_gpus_that_nvcc_knows(tmp_path):
+    nvcc = tmp_path / "old-nvcc"
+    nvcc.write_text(OLD_NVCC)
+    nvcc.chmod(0o755)
+    configure = ["cmake", "-S", ROOT, "-G", "Ninja", f"-DTORCH_ROOT={torch.__path__[0]}", "-DLPS_CPU_LEVELS=none"]
+
+    def configured(name, compiler, **environment):
+        done = run([*configure, "-B", tmp_path / name, f"-DCMAKE_CUDA_COMPILER={compiler}"], tmp_path, **environment)
+        return done.stdout + (tmp_path / name / "build.ninja").read_text()
+
+    told = configured("old", nvcc, CUDAARCHS="")
+    assert "CUDA kernels for 80 90 by" in told and "[compute_80,sm_80,sm_90]" in told
+    assert "CUDA kernels for 90 by" in configured("named", nvcc, CUDAARCHS="90")
