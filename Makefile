@@ -19,11 +19,14 @@ BIN := $(VENV)/bin
 BIN_LPS := $(VENV_LPS)/bin
 SOURCES := CMakeLists.txt $(filter-out %.md,$(wildcard csrc/*.* csrc/*/*.*))
 CPP := $(filter-out CMakeLists.txt,$(SOURCES))
+# What the kernels depend on besides sources: the compilers that are there, and what the environment says of a build.
+SETTINGS := $(foreach tool,c++ g++ clang++ nvcc,$(shell command -v $(tool))) $(foreach name,\
+  CC CXX CUDACXX CUDAARCHS CXXFLAGS CUDAFLAGS CMAKE_ARGS LPS_KERNELS_BUILD,$(if $($(name)),$(name)=$($(name))))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-triton test-lps gpu build bench bench-lps fuzz sanitize lint format readme wheel docs info clean \
-  distclean
+  distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -53,7 +56,7 @@ bench: build
 # On a machine with an NVIDIA GPU, with the torch that PYTHON has and without .venv or a network: builds, tests and times.
 # SMALL=1 tests only, at sizes for a simulated device.
 gpu:
-	$(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
+	$(or $(GPU_PYTHON),$(error no $(PYTHON) on PATH)) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
 
 # Whole training steps of the paper's settings against the published method.
 bench-lps: build $(VENV_LPS)/.packages
@@ -131,6 +134,10 @@ $(VENV_LPS)/.packages: pyproject.toml
 	LPS_KERNELS_BUILD=0 $(BIN_LPS)/pip install -q --no-build-isolation -e ".[lps,lps-test,test]"
 	touch $@
 
-$(VENV)/.built: $(VENV)/.packages setup.py $(SOURCES)
+$(VENV)/.settings: export SETTINGS := $(SETTINGS)
+$(VENV)/.settings: $(VENV)/.torch FORCE
+	@printenv SETTINGS | cmp -s - $@ || printenv SETTINGS > $@
+
+$(VENV)/.built: $(VENV)/.packages $(VENV)/.settings setup.py $(SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@

@@ -138,3 +138,34 @@ def test_cuda_kernels_are_for_gpus_that_nvcc_knows(tmp_path):
     told = configured("old", nvcc, CUDAARCHS="")
     assert "CUDA kernels for 80 90 by" in told and "[compute_80,sm_80,sm_90]" in told
     assert "CUDA kernels for 90 by" in configured("named", nvcc, CUDAARCHS="90")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="wants make")
+def test_make_builds_again_where_compilers_or_settings_changed(tmp_path):
+    for name in ("Makefile", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text("#!/bin/sh\n")
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in (".torch", ".packages"):
+        (tmp_path / ".venv" / name).touch()
+    (tmp_path / "CMakeLists.txt").touch()
+    path = f"{tools}:{os.environ['PATH']}"
+
+    def builds(**environment):
+        return "build_ext" in run(["make", "build"], tmp_path, PATH=path, **environment).stdout
+
+    assert builds() and not builds()
+    assert builds(CUDAARCHS="90") and not builds(CUDAARCHS="90") and builds(CMAKE_ARGS="-DLPS_CUDA='OFF'") and builds()
+    (tools / "nvcc").write_text("")
+    (tools / "nvcc").chmod(0o755)
+    assert builds() and not builds()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="wants make")
+def test_make_gpu_without_that_python_is_an_error():
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(["make", "gpu", "PYTHON=nosuch"], ROOT)
+    assert "no nosuch on PATH" in error.value.stderr
