@@ -92,7 +92,7 @@ docs: $(VENV)/.packages
 SANITIZED := build/sanitize
 SANITIZE_TESTS ?= -k "not compile and not memory and not export"
 sanitize: $(VENV)/.packages
-	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.supported()[0])") && \
+	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.wanted()[0])") && \
 	cmake -S . -B $(SANITIZED) -G Ninja -DLPS_CPU_LEVELS=$$level -DLPS_SANITIZE=address,undefined \
 	  -DTORCH_ROOT=$$($(BIN)/python -c "import torch; print(torch.__path__[0])") > /dev/null
 	cmake --build $(SANITIZED)

@@ -16,9 +16,10 @@ LEVELS = ("avx512", "avx2", "default")
 _NAMES = {"AVX512": "avx512", "AVX512_VNNI": "avx512", "AMX": "avx512", "AVX10_2": "avx512", "AVX2": "avx2"}
 
 # LPS_KERNELS_LIBRARY_DIR names another build of the same sources, one with sanitizers for example.
-here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR", Path(__file__).parent))
+here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR") or Path(__file__).parent)
 loaded: str | None = None
 reason = ""
+broken: dict[str, str] = {}  # levels that were built and do not load, and why
 cuda_loaded = False
 cuda_reason = ""
 
@@ -28,15 +29,16 @@ def library(level: str) -> Path:
 
 
 def supported() -> tuple[str, ...]:
-    """The levels that this processor runs, best first. LPS_KERNELS_CPU_LEVEL puts a lower one first."""
-    best = _NAMES.get(torch.backends.cpu.get_cpu_capability(), "default")
-    levels = LEVELS[LEVELS.index(best) :]
+    """The levels that this processor runs, best first."""
+    return LEVELS[LEVELS.index(_NAMES.get(torch.backends.cpu.get_cpu_capability(), "default")) :]
+
+
+def wanted() -> tuple[str, ...]:
+    """The levels to try, best first: those that run here, or the one that LPS_KERNELS_CPU_LEVEL names."""
     forced = os.environ.get("LPS_KERNELS_CPU_LEVEL")
-    if not forced:
-        return levels
-    if forced not in levels:
-        raise ImportError(f"LPS_KERNELS_CPU_LEVEL: expected one of {', '.join(levels)} here, got {forced!r}")
-    return (forced,)
+    if forced and forced not in supported():
+        raise ImportError(f"LPS_KERNELS_CPU_LEVEL: expected one of {', '.join(supported())} here, got {forced!r}")
+    return (forced,) if forced else supported()
 
 
 def not_built(backend: str) -> str:
@@ -55,14 +57,21 @@ def not_built(backend: str) -> str:
 
 
 def load() -> None:
-    """Register the kernels; without a build say why, for `python -m lps_kernels.info`."""
+    """Register the kernels; without a build that loads say why, for `python -m lps_kernels.info`."""
     global loaded, reason
-    for level in supported():
-        if library(level).exists():
+    levels = wanted()
+    for level in levels:
+        if not library(level).exists():
+            continue
+        try:
             torch.ops.load_library(str(library(level)))
             loaded = level
             return
-    reason = f"no compiled CPU kernels were installed: {not_built('cpu')}"
+        except OSError as error:  # of a newer system's libraries, for example
+            broken[level] = f"{library(level).name} does not load: {error}"
+    reason = "; ".join(broken.values()) or f"no compiled CPU kernels were installed: {not_built('cpu')}"
+    if os.environ.get("LPS_KERNELS_CPU_LEVEL"):
+        raise ImportError(f"LPS_KERNELS_CPU_LEVEL={levels[0]}: {broken.get(levels[0]) or f'not built in {here}'}")
 
 
 def cuda_build() -> tuple[tuple[str, ...], str] | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from lps_kernels import native
 
 ROOT = Path(__file__).parents[1]
 BUILD = [sys.executable, "setup.py", "build_ext", "--inplace"]
@@ -112,6 +115,36 @@ def test_build_json_is_only_read_with_the_package(tmp_path):
     assert [why.rpartition(": ")[2] for why in reasons(tmp_path)] == ["no luck", "nor here"]
     other = str(tmp_path / "other")
     assert all(why.endswith(f"{other} has none") for why in reasons(tmp_path, LPS_KERNELS_LIBRARY_DIR=other))
+
+
+LEVELS = [level for level in native.supported() if native.library(level).exists()]
+
+
+def test_a_level_that_does_not_load_leaves_the_next(tmp_path):
+    (tmp_path / f"_cpu_{native.supported()[0]}.so").write_text("no library")
+    report = [sys.executable, "-m", "lps_kernels.info"]
+    if len(LEVELS) > 1:
+        shutil.copy(native.library(LEVELS[1]), tmp_path)
+    told = run(report, ROOT, LPS_KERNELS_LIBRARY_DIR=str(tmp_path)).stdout
+    assert f"_cpu_{native.supported()[0]}.so does not load: " in told
+    assert "cpu kernels " + (LEVELS[1] if len(LEVELS) > 1 else "none") in re.sub(" +", " ", told)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(report, ROOT, LPS_KERNELS_LIBRARY_DIR=str(tmp_path), LPS_KERNELS_CPU_LEVEL=native.supported()[0])
+    assert "ImportError: LPS_KERNELS_CPU_LEVEL" in error.value.stderr and "does not load" in error.value.stderr
+
+
+def test_a_forced_level_that_is_not_built_is_an_error(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        reasons(ROOT, LPS_KERNELS_LIBRARY_DIR=str(tmp_path), LPS_KERNELS_CPU_LEVEL="default")
+    assert f"LPS_KERNELS_CPU_LEVEL=default: not built in {tmp_path}" in error.value.stderr
+
+
+@pytest.mark.skipif("default" not in LEVELS, reason="wants kernels")
+def test_a_forced_level_hides_no_other():
+    forced = {"LPS_KERNELS_CPU_LEVEL": "default", "LPS_KERNELS_LIBRARY_DIR": ""}
+    told = run([sys.executable, "-m", "lps_kernels.info"], ROOT, **forced).stdout
+    assert re.search(r"cpu kernels +default .*forced", told)
+    assert re.search(rf"levels this processor runs +{', '.join(native.supported())}\n", told)
 
 
 OLD_NVCC = """#!/bin/sh
