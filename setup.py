@@ -69,6 +69,8 @@ class BuildKernels(build_ext):
 
     def compile(self, target: Path) -> str:
         """Put the kernels into a folder; return why those for CUDA are not among them, or nothing."""
+        if shutil.which("cmake") is None:
+            sys.exit("lps_kernels: no cmake on PATH: pip install cmake ninja, or set LPS_KERNELS_BUILD=0")
         build = Path(os.environ.get("LPS_KERNELS_BUILD_DIR", ROOT / "build" / "cmake"))
         # CMake remembers an earlier compiler, nvcc, torch, folder and options: forget them, but for the objects, which
         # cmake --fresh would remove too.
@@ -96,8 +98,13 @@ class BuildKernels(build_ext):
 class AnyPython(bdist_wheel):
     """The kernels know LibTorch's stable ABI and no Python: one wheel serves every version."""
 
+    def run(self) -> None:
+        for name in ("lps_kernels", "lps"):  # of an earlier build, with files that are no more
+            shutil.rmtree(Path(self.get_finalized_command("build").build_lib, name), ignore_errors=True)
+        super().run()
+
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        return "py3", "none", "any" if missing() else super().get_tag()[2]
 
 
 setup(

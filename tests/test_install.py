@@ -7,6 +7,8 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,39 @@ def test_build_json_is_only_read_with_the_package(tmp_path):
     assert [why.rpartition(": ")[2] for why in reasons(tmp_path)] == ["no luck", "nor here"]
     other = str(tmp_path / "other")
     assert all(why.endswith(f"{other} has none") for why in reasons(tmp_path, LPS_KERNELS_LIBRARY_DIR=other))
+
+
+def test_a_wheel_without_kernels_is_for_any_platform_and_holds_what_the_tree_has(tmp_path):
+    folder, wheel = tree(tmp_path), [sys.executable, "setup.py", "-q", "bdist_wheel"]
+    (folder / "lps_kernels/gone.py").touch()
+    run(wheel, folder, LPS_KERNELS_BUILD="0")
+    (folder / "lps_kernels/gone.py").unlink()
+    run(wheel, folder, LPS_KERNELS_BUILD="0")
+    (made,) = (folder / "dist").iterdir()
+    names = zipfile.ZipFile(made).namelist()
+    assert made.name.endswith("-py3-none-any.whl")
+    assert "lps_kernels/build.json" in names and "lps_kernels/gone.py" not in names
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="wants git")
+def test_an_sdist_has_what_git_has(tmp_path):
+    files = [name for name in run(["git", "ls-files"], ROOT).stdout.split() if (ROOT / name).exists()]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    run([sys.executable, "setup.py", "-q", "sdist"], tmp_path)
+    (made,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(made) as archive:
+        assert set(files) <= {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_a_build_without_cmake_says_what_to_do(tmp_path):
+    folder, path = tree(tmp_path), tmp_path / "bin"
+    path.mkdir()
+    (path / "c++").symlink_to("/bin/true")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(BUILD, folder, PATH=str(path))
+    assert error.value.stderr.endswith("no cmake on PATH: pip install cmake ninja, or set LPS_KERNELS_BUILD=0\n")
 
 
 LEVELS = [level for level in native.supported() if native.library(level).exists()]
