@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -126,5 +127,8 @@ def cuda_runs() -> bool:
     return cuda_loaded
 
 
+# Libraries look like modules of Python: who imports all that a package has would register kernels twice, which ends the
+# process. None makes it an ImportError.
+sys.modules.update({f"{__package__}.{path.stem}": None for path in Path(__file__).parent.glob("_*.so")})
 load()
 load_cuda()

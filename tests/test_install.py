@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_processes import python
 
 from lps_kernels import native
 
@@ -180,6 +181,18 @@ def test_a_forced_level_hides_no_other():
     told = run([sys.executable, "-m", "lps_kernels.info"], ROOT, **forced).stdout
     assert re.search(r"cpu kernels +default .*forced", told)
     assert re.search(rf"levels this processor runs +{', '.join(native.supported())}\n", told)
+
+
+def test_what_looks_like_a_module_and_is_none_is_an_import_error():
+    python(
+        """
+        import importlib, pkgutil, pytest, lps_kernels
+        for module in pkgutil.iter_modules(lps_kernels.__path__, "lps_kernels."):
+            if "._c" in module.name:
+                with pytest.raises(ImportError):
+                    importlib.import_module(module.name)
+        """
+    )
 
 
 OLD_NVCC = """#!/bin/sh
