@@ -88,9 +88,10 @@ docs: $(VENV)/.packages
 
 # AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own and only for the level that runs here.
 # libstdc++ is loaded first too, because the sanitizer looks for its __cxa_throw at start; capture=sys leaves it a stderr to
-# report on. Compilers of their own (torch.compile) and bounds on memory know nothing of sanitizers and are left out.
+# report on. Compilers of their own (torch.compile, test_install) and bounds on memory know nothing of sanitizers and are
+# left out.
 SANITIZED := build/sanitize
-SANITIZE_TESTS ?= -k "not compile and not memory and not export"
+SANITIZE_TESTS ?= -k "not compile and not memory and not export and not test_install"
 sanitize: $(VENV)/.packages
 	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.wanted()[0])") && \
 	cmake -S . -B $(SANITIZED) -G Ninja -DLPS_CPU_LEVELS=$$level -DLPS_SANITIZE=address,undefined \

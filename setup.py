@@ -14,10 +14,12 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 UNWANTED = os.environ.get("LPS_KERNELS_BUILD") == "0"
-FIND_TORCH = """
-import importlib.metadata as m, importlib.util as u
-if tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 11):
-    print(u.find_spec("torch").submodule_search_locations[0])
+FIND_TORCH = r"""
+import importlib.util, pathlib, re
+folder = importlib.util.find_spec("torch").submodule_search_locations[0]
+version = re.search(r"__version__ = .(\d+)\.(\d+)", pathlib.Path(folder, "version.py").read_text())
+if tuple(map(int, version.groups())) >= (2, 11):
+    print(folder)
 """
 
 

@@ -97,7 +97,11 @@ def test_torch_is_found_on_path_where_the_build_hides_it(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "blind"))
     monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}")
     assert setup["torch_root"]() == torch.__path__[0] and not setup["missing"]()
-    (tmp_path / "python3").unlink()
+    old = tmp_path / "torch"
+    old.mkdir()
+    (old / "__init__.py").touch()
+    (old / "version.py").write_text("__version__ = '2.10.1+cpu'\n")
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nshift; PYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     setup["torch_root"].cache_clear()
     assert "no torch >= 2.11" in setup["missing"]()
 
