@@ -19,11 +19,14 @@ BIN := $(VENV)/bin
 BIN_LPS := $(VENV_LPS)/bin
 SOURCES := CMakeLists.txt $(filter-out %.md,$(wildcard csrc/*.* csrc/*/*.*))
 CPP := $(filter-out CMakeLists.txt,$(SOURCES))
+# What the kernels depend on besides sources: the compilers that are there, and what the environment says of a build.
+SETTINGS := $(foreach tool,c++ g++ clang++ nvcc,$(shell command -v $(tool))) $(foreach name,\
+  CC CXX CUDACXX CUDAARCHS CXXFLAGS CUDAFLAGS CMAKE_ARGS LPS_KERNELS_BUILD,$(if $($(name)),$(name)=$($(name))))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-triton test-lps gpu build bench bench-lps fuzz sanitize lint format readme wheel docs info clean \
-  distclean
+  distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -53,7 +56,7 @@ bench: build
 # On a machine with an NVIDIA GPU, with the torch that PYTHON has and without .venv or a network: builds, tests and times.
 # SMALL=1 tests only, at sizes for a simulated device.
 gpu:
-	$(GPU_PYTHON) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
+	$(or $(GPU_PYTHON),$(error no $(PYTHON) on PATH)) -m benchmarks.gpu $(if $(SMALL),--small) $(GPU_ARGS)
 
 # Whole training steps of the paper's settings against the published method.
 bench-lps: build $(VENV_LPS)/.packages
@@ -85,11 +88,12 @@ docs: $(VENV)/.packages
 
 # AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own and only for the level that runs here.
 # libstdc++ is loaded first too, because the sanitizer looks for its __cxa_throw at start; capture=sys leaves it a stderr to
-# report on. Compilers of their own (torch.compile) and bounds on memory know nothing of sanitizers and are left out.
+# report on. Compilers of their own (torch.compile, test_install) and bounds on memory know nothing of sanitizers and are
+# left out.
 SANITIZED := build/sanitize
-SANITIZE_TESTS ?= -k "not compile and not memory and not export"
+SANITIZE_TESTS ?= -k "not compile and not memory and not export and not test_install"
 sanitize: $(VENV)/.packages
-	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.supported()[0])") && \
+	level=$$($(BIN)/python -c "from lps_kernels import native; print(native.wanted()[0])") && \
 	cmake -S . -B $(SANITIZED) -G Ninja -DLPS_CPU_LEVELS=$$level -DLPS_SANITIZE=address,undefined \
 	  -DTORCH_ROOT=$$($(BIN)/python -c "import torch; print(torch.__path__[0])") > /dev/null
 	cmake --build $(SANITIZED)
@@ -100,7 +104,8 @@ sanitize: $(VENV)/.packages
 	$(BIN)/python -m pytest -n $(JOBS) -p no:cacheprovider --capture=sys $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 clean:
-	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
+	rm -rf build dist lps_kernels.egg-info lps_kernels/_*.so lps_kernels/build.json \
+	  demo.png .pytest_cache .hypothesis .benchmarks .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(VENV_LPS)/*' -prune -exec rm -rf {} +
 	rm -f $(VENV)/.built
 
@@ -130,6 +135,10 @@ $(VENV_LPS)/.packages: pyproject.toml
 	LPS_KERNELS_BUILD=0 $(BIN_LPS)/pip install -q --no-build-isolation -e ".[lps,lps-test,test]"
 	touch $@
 
-$(VENV)/.built: $(VENV)/.packages setup.py $(SOURCES)
+$(VENV)/.settings: export SETTINGS := $(SETTINGS)
+$(VENV)/.settings: $(VENV)/.torch FORCE
+	@printenv SETTINGS | cmp -s - $@ || printenv SETTINGS > $@
+
+$(VENV)/.built: $(VENV)/.packages $(VENV)/.settings setup.py $(SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@

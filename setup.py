@@ -1,9 +1,11 @@
 """Calls CMake for the kernels. Without a compiler, or without torch to build against, the install is pure PyTorch."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -11,68 +13,100 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+UNWANTED = os.environ.get("LPS_KERNELS_BUILD") == "0"
+FIND_TORCH = r"""
+import importlib.util, pathlib, re
+folder = importlib.util.find_spec("torch").submodule_search_locations[0]
+version = re.search(r"__version__ = .(\d+)\.(\d+)", pathlib.Path(folder, "version.py").read_text())
+if tuple(map(int, version.groups())) >= (2, 11):
+    print(folder)
+"""
 
 
-def torch_root() -> tuple[str | None, bool]:
-    """Where the torch lies that the kernels will run with, the interpreter's own, and whether this build hides it."""
-    find = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
-    for flags, isolated in (([], False), (["-I"], True)):  # -I leaves out the paths that an isolated build sets
-        found = subprocess.run([sys.executable, *flags, "-c", find], capture_output=True, text=True).stdout.strip()
+@cache
+def torch_root() -> str | None:
+    """Where the torch lies that the kernels are built against: the interpreter's own, else one of a Python on PATH.
+
+    An isolated build hides the first: pip by variables, which -I leaves out, uv and build by an environment of their
+    own, from which only an activated environment is seen. Kernels serve every torch from 2.11 on, so any will do.
+    """
+    path = [shutil.which("python3", path=folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    for python in [[sys.executable], [sys.executable, "-I"], *([p, "-I"] for p in dict.fromkeys(path) if p)]:
+        found = subprocess.run([*python, "-c", FIND_TORCH], capture_output=True, text=True).stdout.strip()
         if found:
-            return found, isolated
-    return None, False
+            return found
+    return None
 
 
-def missing() -> str | None:
-    """What is missing for a build of the kernels."""
-    if os.environ.get("LPS_KERNELS_BUILD") == "0":
-        return "LPS_KERNELS_BUILD=0"
+def missing() -> str:
+    """What is missing for a build of the kernels and what to do, or nothing."""
+    if UNWANTED:
+        return "LPS_KERNELS_BUILD=0 was set: reinstall without it"
     compilers = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     if not any(c and shutil.which(c.split()[0]) for c in compilers):
-        return "no C++ compiler on PATH"
-    if torch_root()[0] is None:
-        return "no torch in this environment: install torch, then build again"
-    return None
+        return "no C++ compiler was on PATH: put g++ or clang++ there, then reinstall"
+    if torch_root() is None:
+        return (
+            "the build found no torch >= 2.11: pip install torch 'setuptools>=77' cmake ninja, "
+            "then reinstall with --no-build-isolation"
+        )
+    return ""
 
 
 class BuildKernels(build_ext):
     """All of `csrc`, through CMake, into the package's folder; CMake knows the flags and the targets."""
 
     def run(self) -> None:
-        for stale in Path(self.build_lib, "lps_kernels").glob("_*.so"):  # of an earlier build with other settings
-            stale.unlink()
-        why_not = missing()
-        if why_not:
-            print(f"lps_kernels: pure PyTorch install, kernels are not built: {why_not}", file=sys.stderr)
-            return
-        torch, isolated = torch_root()
-        # An isolated build's cmake and ninja vanish after it; CMake keeps their paths, so it gets a folder of its own.
-        name = "isolated" if isolated else "cmake"
-        build = Path(os.environ.get("LPS_KERNELS_BUILD_DIR", ROOT / "build" / name))
         target = ROOT / "lps_kernels" if self.inplace else Path(self.build_lib).resolve() / "lps_kernels"
-        ninja = shutil.which("ninja")  # an isolated build's own lies elsewhere each time, so name it each time
-        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+        if self.inplace and UNWANTED:  # what a checkout has stays
+            return
+        no_cpu = missing()
+        no_cuda = no_cpu or self.compile(target)
+        made = ", ".join(sorted(p.name for p in target.glob("_*.so"))) or "pure PyTorch"
+        for what, why in (("kernels", no_cpu), ("CUDA kernels", no_cuda)):
+            made += f"; no {what}: {why}" if why else ""
+        print(f"lps_kernels: {made}", file=sys.stderr)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "build.json").write_text(json.dumps({"cpu": no_cpu, "cuda": no_cuda}))  # for lps_kernels.info
+
+    def compile(self, target: Path) -> str:
+        """Put the kernels into a folder; return why those for CUDA are not among them, or nothing."""
+        if shutil.which("cmake") is None:
+            sys.exit("lps_kernels: no cmake on PATH: pip install cmake ninja, or set LPS_KERNELS_BUILD=0")
+        build = Path(os.environ.get("LPS_KERNELS_BUILD_DIR", ROOT / "build" / "cmake"))
+        # CMake remembers an earlier compiler, nvcc, torch, folder and options: forget them, but for the objects, which
+        # cmake --fresh would remove too.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        for found in build.glob("CMakeFiles/[0-9]*.*.*"):
+            shutil.rmtree(found)
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         options = os.environ.get("CMAKE_ARGS", "").split()
-        configure = ["cmake", "-S", ROOT, "-B", build, *generator, f"-DTORCH_ROOT={torch}", *options]
+        configure = ["cmake", "-S", ROOT, "-B", build, *generator, f"-DTORCH_ROOT={torch_root()}", *options]
         subprocess.run([*map(str, configure), "-DCMAKE_BUILD_TYPE=Release"], check=True)
         subprocess.run(["cmake", "--build", build, "--parallel", str(os.cpu_count())], check=True)
+        for stale in target.glob("_*.so"):  # of an earlier build with other settings
+            stale.unlink()
         subprocess.run(["cmake", "--install", build, "--prefix", target], check=True)
-        made = sorted(p.name for p in target.glob("_*.so"))
-        cuda = "CUDA kernels are built" if "_cuda.so" in made else "no CUDA kernels: no nvcc on PATH that compiles"
-        print(f"lps_kernels: {', '.join(made)}; {cuda}", file=sys.stderr)
+        return (build / "no_cuda.txt").read_text()
 
     def get_source_files(self) -> list[str]:
         return [str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.*")] + ["CMakeLists.txt"]
 
     def get_outputs(self) -> list[str]:
-        return sorted(map(str, Path(self.build_lib, "lps_kernels").glob("_*.so")))
+        made = Path(self.build_lib, "lps_kernels")
+        return [str(made / "build.json"), *sorted(map(str, made.glob("_*.so")))]
 
 
 class AnyPython(bdist_wheel):
     """The kernels know LibTorch's stable ABI and no Python: one wheel serves every version."""
 
+    def run(self) -> None:
+        for name in ("lps_kernels", "lps"):  # of an earlier build, with files that are no more
+            shutil.rmtree(Path(self.get_finalized_command("build").build_lib, name), ignore_errors=True)
+        super().run()
+
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        return "py3", "none", "any" if missing() else super().get_tag()[2]
 
 
 setup(

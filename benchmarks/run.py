@@ -159,7 +159,7 @@ def main() -> None:
     if options.base:
         from benchmarks import base
 
-        base.compare(options.base, list(selected(options)), 5 if options.quick else ROUNDS)
+        base.compare(options.base, list(selected(options)), 5 if options.quick else ROUNDS, options.backend)
         return
     start = time.perf_counter()
     print(f"lps_kernels {lk.__version__}, torch {torch.__version__}, {results.machine()}")

@@ -118,6 +118,7 @@ def cpu_lines() -> list[list[str]]:
         ["threads", f"{torch.get_num_threads()}"],
         ["cpu kernels", chosen + (", forced by LPS_KERNELS_CPU_LEVEL" if forced else "")],
         ["levels built", f"{', '.join(built) or 'none'}, in {native.here}"],
+        *([f"level {level}", why] for level, why in native.broken.items()),
         ["levels this processor runs", ", ".join(native.supported())],
     ]
 

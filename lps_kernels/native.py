@@ -3,8 +3,11 @@ where there is a GPU."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -14,9 +17,10 @@ LEVELS = ("avx512", "avx2", "default")
 _NAMES = {"AVX512": "avx512", "AVX512_VNNI": "avx512", "AMX": "avx512", "AVX10_2": "avx512", "AVX2": "avx2"}
 
 # LPS_KERNELS_LIBRARY_DIR names another build of the same sources, one with sanitizers for example.
-here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR", Path(__file__).parent))
+here = Path(os.environ.get("LPS_KERNELS_LIBRARY_DIR") or Path(__file__).parent)
 loaded: str | None = None
 reason = ""
+broken: dict[str, str] = {}  # levels that were built and do not load, and why
 cuda_loaded = False
 cuda_reason = ""
 
@@ -26,29 +30,49 @@ def library(level: str) -> Path:
 
 
 def supported() -> tuple[str, ...]:
-    """The levels that this processor runs, best first. LPS_KERNELS_CPU_LEVEL puts a lower one first."""
-    best = _NAMES.get(torch.backends.cpu.get_cpu_capability(), "default")
-    levels = LEVELS[LEVELS.index(best) :]
+    """The levels that this processor runs, best first."""
+    return LEVELS[LEVELS.index(_NAMES.get(torch.backends.cpu.get_cpu_capability(), "default")) :]
+
+
+def wanted() -> tuple[str, ...]:
+    """The levels to try, best first: those that run here, or the one that LPS_KERNELS_CPU_LEVEL names."""
     forced = os.environ.get("LPS_KERNELS_CPU_LEVEL")
-    if not forced:
-        return levels
-    if forced not in levels:
-        raise ImportError(f"LPS_KERNELS_CPU_LEVEL: expected one of {', '.join(levels)} here, got {forced!r}")
-    return (forced,)
+    if forced and forced not in supported():
+        raise ImportError(f"LPS_KERNELS_CPU_LEVEL: expected one of {', '.join(supported())} here, got {forced!r}")
+    return (forced,) if forced else supported()
+
+
+def not_built(backend: str) -> str:
+    """Why there are no compiled kernels for a backend: of the build, by what it wrote down, or of this folder."""
+    package = Path(__file__).parent
+    if here.resolve() != package.resolve():
+        return f"{here} has none"
+    build = package / "build.json"
+    if build.exists() and (why := json.loads(build.read_text())[backend]):
+        return why
+    for copy in importlib.metadata.distributions(name="lps_kernels"):
+        installed = Path(str(copy.locate_file("lps_kernels")))
+        if (installed / "__init__.py").exists() and not installed.samefile(package):
+            return f"this is the checkout in {package.parent}, leave it to import the one in {installed.parent}"
+    return "`pip install -e .` in the checkout builds them"
 
 
 def load() -> None:
-    """Register the kernels; without a build say why, for `python -m lps_kernels.info`."""
+    """Register the kernels; without a build that loads say why, for `python -m lps_kernels.info`."""
     global loaded, reason
-    for level in supported():
-        if library(level).exists():
+    levels = wanted()
+    for level in levels:
+        if not library(level).exists():
+            continue
+        try:
             torch.ops.load_library(str(library(level)))
             loaded = level
             return
-    reason = (
-        "no compiled CPU kernels were installed: put a C++17 compiler (g++ or clang++) on PATH, "
-        "then reinstall with the torch that you use present"
-    )
+        except OSError as error:  # of a newer system's libraries, for example
+            broken[level] = f"{library(level).name} does not load: {error}"
+    reason = "; ".join(broken.values()) or f"no compiled CPU kernels were installed: {not_built('cpu')}"
+    if os.environ.get("LPS_KERNELS_CPU_LEVEL"):
+        raise ImportError(f"LPS_KERNELS_CPU_LEVEL={levels[0]}: {broken.get(levels[0]) or f'not built in {here}'}")
 
 
 def cuda_build() -> tuple[tuple[str, ...], str] | None:
@@ -76,7 +100,7 @@ def load_cuda() -> None:
     global cuda_loaded, cuda_reason
     file = here / "_cuda.so"
     if not file.exists():
-        cuda_reason = "no compiled CUDA kernels were installed: put nvcc on PATH, then reinstall"
+        cuda_reason = f"no compiled CUDA kernels were installed: {not_built('cuda')}"
     elif torch.cuda.device_count() == 0:
         cuda_reason = "torch finds no CUDA device"
     else:
@@ -103,5 +127,8 @@ def cuda_runs() -> bool:
     return cuda_loaded
 
 
+# Libraries look like modules of Python: who imports all that a package has would register kernels twice, which ends the
+# process. None makes it an ImportError.
+sys.modules.update({f"{__package__}.{path.stem}": None for path in Path(__file__).parent.glob("_*.so")})
 load()
 load_cuda()

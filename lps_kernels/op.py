@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +37,8 @@ OLDEST_TRITON = (3, 6)
 
 def _triton() -> tuple[str, str]:
     """Triton's version, read without an import, which takes a second; and why its kernels can't run, or nothing."""
-    spec = importlib.util.find_spec("triton")
+    stand_in = getattr(sys.modules.get("triton"), "__spec__", sys) is None  # of which find_spec knows nothing
+    spec = None if stand_in else importlib.util.find_spec("triton")
     oldest = ".".join(map(str, OLDEST_TRITON))
     if spec is None or spec.origin is None:  # a folder of that name is none
         return "not installed", f"triton is not installed: pip install 'triton>={oldest}'"

@@ -1,6 +1,7 @@
 """The house: what may be imported, what lies where, and an op added in one file as CONTRIBUTING.md says."""
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from test_processes import python
 
 import lps_kernels as lk
 from lps_kernels import testing
-from lps_kernels.op import NAMESPACE, OPS
+from lps_kernels.op import NAMESPACE, OPS, Op
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "lps_kernels").rglob("*.py"))
@@ -94,6 +95,11 @@ def example():
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "@op(" in block)
     return code
+
+
+def test_contributing_lists_the_options_of_an_op():
+    listed = re.findall(r"^- `(\w+)`: ", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert listed == [name for name, p in inspect.signature(Op).parameters.items() if p.kind == p.KEYWORD_ONLY]
 
 
 CHECK = """

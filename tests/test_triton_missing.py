@@ -35,11 +35,13 @@ def test_too_old(tmp_path, version):
     assert answers(tmp_path) == [told, f"backend 'triton': permute is not available: {told}"]
 
 
-def test_missing(tmp_path):
+@pytest.mark.parametrize("how", ["nothing", "a stand-in"])
+def test_missing(tmp_path, how):
     (tmp_path / "triton").mkdir()  # a folder of that name, in front of a package, is none
     blocker = (
         "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'triton' else f(n, *a)"
     )
-    (tmp_path / "sitecustomize.py").write_text(blocker)
+    stand_in = "import sys, types; sys.modules['triton'] = types.ModuleType('triton')"  # as some documentation tools do
+    (tmp_path / "sitecustomize.py").write_text(stand_in if how == "a stand-in" else blocker)
     told = "triton is not installed: pip install 'triton>=3.6'"
     assert answers(tmp_path) == [told, f"backend 'triton': permute is not available: {told}"]
