@@ -17,6 +17,7 @@ import inspect
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,8 @@ _traced_backend: str | None = None  # the same for torch.compile, which can't re
 def backend(name: str | None) -> Iterator[None]:
     """Use one backend, and no other, for every op called inside: "cpu", "cuda", "triton" or "reference".
 
-    A backend that can't run an op raises where the op is called. None restores the automatic choice.
+    A backend that can't run an op raises where the op is called. None restores the automatic choice. What is run again
+    in a backward pass, as by activation checkpointing, takes the backend that is named where `backward` is called.
 
     >>> import torch, lps_kernels as lk
     >>> with lk.backend("reference"):
@@ -78,6 +80,8 @@ def backend(name: str | None) -> Iterator[None]:
     _check_name(name)
     token = None if torch.compiler.is_compiling() else _named_backend.set(name)
     before, _traced_backend = _traced_backend, name
+    if token is not None:
+        _pass_on(name)
     try:
         yield
     finally:
@@ -86,6 +90,24 @@ def backend(name: str | None) -> Iterator[None]:
         else:
             _named_backend.reset(token)
             _traced_backend = _named_backend.get()  # not `before`, which another thread may have left in between
+            _pass_on(_traced_backend)
+
+
+# Autograd runs a device's backward in a thread of its own, which has no ContextVar but PyTorch's own state of the thread
+# that called it; an object may be put there.
+_PASSED_ON = "lps_kernels_backend"
+
+
+def _pass_on(name: str | None) -> None:
+    torch._C._stash_obj_in_tls(_PASSED_ON, (threading.get_ident(), name))
+
+
+def _passed_on() -> str | None:
+    """What the thread named that this one runs a backward pass for."""
+    if not torch._C._is_key_in_tls(_PASSED_ON):
+        return None
+    thread, name = torch._C._get_obj_in_tls(_PASSED_ON)
+    return name if thread != threading.get_ident() else None
 
 
 def _check_name(name: str | None) -> None:
@@ -196,7 +218,8 @@ class Op:
 
     def choose(self, device: str, name: str | None = None) -> str:
         """The backend that runs on `device`: the named one or an error, else the fastest that there is."""
-        name = name or (_traced_backend if torch.compiler.is_compiling() else _named_backend.get())
+        if name is None:
+            name = _traced_backend if torch.compiler.is_compiling() else _named_backend.get() or _passed_on()
         if name is None:
             return self._automatic.get(device, "reference")
         if name != "reference" and (name not in self.kernels or BACKENDS[name][0] != device):

@@ -256,6 +256,25 @@ def test_checkpointing_repeats_the_draw(reentrant):
         assert torch.equal(got, want)
 
 
+def test_values_are_checked_where_there_are_some():
+    s = torch.randn(4, 2, 3, 5)
+    lk.check_finite(True)
+    try:
+        torch.vmap(lambda s: lk.softsort(s).row, randomness="same")(s)
+        torch.compile(lambda s: lk.softsort(s).row, backend="eager", fullgraph=True)(s[0])
+        lk.softsort(s[0].to("meta"))
+        with pytest.raises(ValueError, match="row"):
+            lk.softsort(s[0] / 0)
+    finally:
+        lk.check_finite(False)
+
+
+def test_dtypes_change_in_a_whole_graph():
+    g = lk.Orthogonal.uniform(2, 3, 3)
+    cast = torch.compile(lambda q: lk.Orthogonal.from_matrix(q).to(torch.float64).q, backend="eager", fullgraph=True)
+    assert torch.equal(cast(g.q), g.q.double())
+
+
 def test_named_backend_compiles():
     x, perm = torch.randn(2, 5, 3), torch.stack([torch.randperm(5) for _ in range(4)]).view(2, 2, 5)
 

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import lps_kernels as lk
 from lps_kernels import native, testing
-from lps_kernels.op import OPS
+from lps_kernels.op import OPS, Op
 
 pytestmark = pytest.mark.skipif(not native.cuda_loaded, reason=f"no CUDA kernels: {native.cuda_reason}")
 NAMES = ("soft_sort", "permutation_entropy", "permute", "inverse_permute_mean", "sample_permute")
@@ -204,6 +206,31 @@ def test_a_graph_replays_on_new_scores_and_seeds():
     torch.cuda.synchronize()
     assert all(torch.equal(g, w) for g, w in zip(got, step()))
     assert not any(torch.equal(g, b) for g, b in zip(got[:3], before))
+
+
+@pytest.mark.parametrize("backend", ["cuda", "reference"])
+def test_what_backward_runs_again_keeps_the_named_backend(backend):
+    """Autograd's thread of a device has no ContextVar of the thread that called it."""
+    chosen, choose = [], Op.choose
+
+    def record(self, *args):
+        chosen.append(choose(self, *args))
+        return chosen[-1]
+
+    s, x = scores_of(2, 2, 9).requires_grad_(), torch.randn(2, 9, 3, device="cuda")
+    with mock.patch.object(Op, "choose", record), lk.backend(backend):
+        checkpoint(
+            lambda s: lk.Permutation.from_scores(s).transform_input(x).sin().sum(), s, use_reentrant=False
+        ).backward()
+    assert len(chosen) >= 4 and set(chosen) == {backend} and s.grad.isfinite().all()
+
+
+def test_an_entropy_of_more_nodes_than_there_are_is_that_of_all():
+    s, nodes = scores_of(1, 1, 5), torch.tensor([[99], [5]], device="cuda")
+    for backend in ("cuda", "reference"):
+        with lk.backend(backend):
+            many, all_ = (lk.Permutation.from_scores(s, n, tau=1.0).entropy() for n in nodes)
+        assert all_ > 0.1 and torch.equal(many, all_)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="one device")

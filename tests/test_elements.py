@@ -168,9 +168,8 @@ def test_finite_groups_have_no_padding() -> None:
 
 
 def test_a_product_across_groups_never_drops_a_translation() -> None:
-    g, turn, motion = lk.Permutation.uniform(B, K, N), lk.Unitary.uniform(B, K, D), lk.Euclidean.uniform(points(), K)
-    both = lk.Product(g, lk.Orthogonal.uniform(B, K, D))
-    for h, order in ((g @ motion, 1), (turn @ motion, "point"), (motion @ turn, 1), (both @ motion, (1, 1))):
+    turn, motion = lk.Unitary.uniform(B, K, D), lk.Euclidean.uniform(points(), K)
+    for h, order in ((turn @ motion, "point"), (motion @ turn, 1)):
         with pytest.raises(ValueError, match="order: expected one"):
             h.transform_input(points().to(torch.complex64), order)
 
@@ -199,3 +198,73 @@ def test_vmap_takes_elements(made: str) -> None:
     assert torch.allclose(y, torch.stack(want), atol=1e-6)
     shapes = pytree.tree_map(lambda x: x.dim(), g)
     assert pytree.tree_leaves(shapes) == [x.dim() for x in pytree.tree_leaves(g)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_padding_on_one_side_of_a_product_stays_that_sides(first: bool) -> None:
+    whole, padded = lk.Permutation.uniform(B, K, N), lk.Permutation.uniform(B, K, N, NODES)
+    g, h = (padded, whole) if first else (whole, padded)
+    y = torch.randn(B, K, N, D)
+    assert torch.equal((g @ h).transform_output(y), g.transform_output(h.transform_output(y, reduce=None)))
+    inverse = h.inverse().transform_output(g.inverse().transform_output(y, reduce=None))
+    assert torch.equal((g @ h).inverse().transform_output(y), inverse)
+
+
+def relaxed(n: int, nodes: list[int]) -> lk.Permutation:
+    return lk.Permutation.from_scores(torch.randn(B, 1, n).requires_grad_(), torch.tensor(nodes))
+
+
+MISFITS = {
+    "nodes of three": (lambda: relaxed(5, [3, 3]) @ relaxed(5, [3, 3]) @ relaxed(5, [5, 5]), ValueError, "num_nodes"),
+    "size of three": (lambda: relaxed(5, [3, 3]) @ relaxed(5, [3, 3]) @ relaxed(4, [3, 3]), ValueError, "same shape"),
+    "nodes and space": (lambda: relaxed(3, [3, 3]) @ lk.Orthogonal.uniform(B, 1, 3), TypeError, "act on nodes"),
+    "both and space": (
+        lambda: lk.Product(relaxed(3, [3, 3]), lk.Orthogonal.uniform(B, 1, 3)) @ lk.Orthogonal.uniform(B, 1, 3),
+        TypeError,
+        "act on nodes and space",
+    ),
+    "motions as nodes": (
+        lambda: lk.Product(
+            lk.Orthogonal.uniform(B, 1, 3) @ lk.Unitary.uniform(B, 1, 3), lk.Orthogonal.uniform(B, 1, 3)
+        ),
+        TypeError,
+        "permutation: expected",
+    ),
+    "devices": (
+        lambda: lk.Product(lk.Permutation.uniform(B, 1, 4), lk.Orthogonal.identity(B, 1, 3, device="meta")),
+        ValueError,
+        "motion: expected a tensor on cpu",
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_elements_that_do_not_go_together_raise(misfit: str) -> None:
+    make, error, message = MISFITS[misfit]
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_elements_of_two_bytes_have_an_entropy_and_good_matrices(dtype: torch.dtype) -> None:
+    g = lk.Permutation.from_scores(scores(), tau=0.3)
+    entropy = g.to(dtype).entropy()
+    entropy.backward()
+    torch.testing.assert_close(entropy, g.entropy().to(dtype), rtol=0.05, atol=0)
+    lk.Orthogonal.from_matrix(lk.Orthogonal.uniform(B, K, D, dtype=dtype).q)
+
+
+def test_points_far_away_in_float64_are_centered_in_float64() -> None:
+    x, v = points(torch.float64) + 1e6, torch.randn(B, K, D, D)
+    _, x_k = lk.sample_rotate(v, x)
+    torch.testing.assert_close(lk.Euclidean.from_vectors(v, x).transform_input(x), x_k, rtol=0, atol=1e-8)
+
+
+def test_only_what_depends_on_a_gradient_has_one() -> None:
+    x, constant = points().requires_grad_(), scores().detach()
+    haar, x_k = lk.sample_rotate(None, x, k=K)
+    assert x_k.requires_grad and haar.center.requires_grad and not haar.q.requires_grad
+    g, x_k = lk.sample_permute(constant, x)
+    assert x_k.requires_grad and not g.entropy().requires_grad
+    _, x_k, edges_k = lk.sample_permute(constant, x.detach(), torch.randn(B, N, N).requires_grad_())
+    assert edges_k.requires_grad and not x_k.requires_grad

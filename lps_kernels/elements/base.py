@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from lps_kernels import checks
 from lps_kernels.op import full_precision
 
+# dtype.to_real(), which torch.compile does not know.
+_REAL = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+
 
 class GroupElement:
     """k samples of a group element for each of b inputs; subclasses say how one sample acts.
@@ -21,6 +24,7 @@ class GroupElement:
     """
 
     _fields: tuple[str, ...] = ()
+    _acts_on: str  # "nodes", "space" or both
     _is_node: tuple[bool, ...] = ()  # of the fields, where a pytree's leaves may be anything: vmap puts numbers there
 
     def __init_subclass__(cls) -> None:
@@ -76,12 +80,18 @@ class GroupElement:
             return self._map(lambda x: x.to(device, None, non_blocking))
         checks.floating_dtype(dtype)
         wide = torch.complex128 if dtype in (torch.float64, torch.complex128) else torch.complex64
+        real = _REAL.get(dtype, dtype)
 
         def cast(x: Tensor) -> Tensor:
-            kind = wide if x.is_complex() else dtype.to_real() if x.is_floating_point() else None
+            kind = wide if x.is_complex() else real if x.is_floating_point() else None
             return x.to(device, kind, non_blocking)
 
         return self._map(cast)
+
+    @property
+    def _any(self) -> Tensor:
+        """One of the tensors, whose device is that of all."""
+        return next(x for x in pytree.tree_leaves(self) if isinstance(x, Tensor))
 
     @property
     def batch_size(self) -> int:
@@ -165,13 +175,21 @@ class Composition(GroupElement):
     _fields = ("left", "right")
 
     def __init__(self, left: GroupElement, right: GroupElement) -> None:
-        if left._shape[:2] != right._shape[:2]:
-            raise ValueError(f"@: expected as many inputs and samples, got {left._shape[:2]} and {right._shape[:2]}")
+        if left._acts_on != right._acts_on:
+            raise TypeError(f"@: expected two that act on {left._acts_on}, got {left!r} and {right!r}")
+        if left._shape != right._shape:
+            raise ValueError(f"@: expected elements of the same shape, got {left._shape} and {right._shape}")
+        checks.same_device("@", right._any, left._any.device)
+        checks.same_nodes(getattr(left, "num_nodes", None), getattr(right, "num_nodes", None))
         self._set(left=left, right=right)
 
     @property
     def _shape(self) -> tuple[int, ...]:
         return self._left._shape
+
+    @property
+    def _acts_on(self) -> str:
+        return self._left._acts_on
 
     @property
     def perm(self) -> Tensor:

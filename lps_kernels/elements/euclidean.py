@@ -30,6 +30,7 @@ class Euclidean(GroupElement):
     >>> assert torch.allclose(g.transform_output(x_k, "point"), x, atol=1e-5)
     """
 
+    _acts_on = "space"
     _fields = ("q", "center", "degenerate", "num_nodes")
 
     def __init__(self, q: Tensor, center: Tensor, degenerate: Tensor | None = None, num_nodes: Tensor | None = None):
@@ -48,7 +49,7 @@ class Euclidean(GroupElement):
         if points.shape[0] != b or points.shape[-1] != d:
             raise ValueError(f"points: expected shape ({b}, n, {d}), got {tuple(points.shape)}")
         checks.same_device("points", points, v.device)
-        q, degenerate = orthonormalize(v, special)
+        q, degenerate = orthonormalize(v.double() if center.dtype == torch.float64 else v, special)
         return cls(q, center.to(q.dtype), degenerate, num_nodes)
 
     @classmethod

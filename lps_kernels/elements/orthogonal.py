@@ -47,6 +47,7 @@ class Orthogonal(GroupElement):
     >>> assert x_k.shape == (2, 4, 5, 3) and torch.allclose(g.transform_output(x_k), x, atol=1e-5)
     """
 
+    _acts_on = "space"
     _fields = ("q", "degenerate")
 
     def __init__(self, q: Tensor, degenerate: Tensor | None = None) -> None:
@@ -225,7 +226,7 @@ def centroid(points: Tensor, num_nodes: Tensor | None) -> Tensor:
     if num_nodes is None:
         return x.sum(1, keepdim=True) / max(n, 1)
     valid = torch.arange(n, device=x.device) < num_nodes[:, None]
-    return x.masked_fill(~valid[..., None], 0).sum(1, keepdim=True) / num_nodes.clamp(min=1)[:, None, None]
+    return x.masked_fill(~valid[..., None], 0).sum(1, keepdim=True) / num_nodes.clamp(max=n).clamp(min=1)[:, None, None]
 
 
 @torch.no_grad()

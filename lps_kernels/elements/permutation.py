@@ -13,7 +13,7 @@ from lps_kernels.ops.inverse_permute_mean import run_inverse_permute
 from lps_kernels.ops.permutation_entropy import permutation_entropy
 from lps_kernels.ops.permute import run_permute
 from lps_kernels.ops.random_permutation import random_permutation
-from lps_kernels.ops.rows import soft_matrix, valid_nodes
+from lps_kernels.ops.rows import compute_dtype, soft_matrix, valid_nodes
 from lps_kernels.ops.soft_sort import SoftSort, _soft_sort
 from lps_kernels.random import new_seed
 
@@ -31,6 +31,7 @@ class Permutation(GroupElement):
     >>> assert g.transform_output(x_k).flatten().tolist() == [10.0, 20.0, 30.0]
     """
 
+    _acts_on = "nodes"
     _fields = ("perm", "t", "row", "col", "num_nodes", "tau", "n_iter", "hard", "inverted")
 
     def __init__(self, perm, t, row, col, num_nodes, tau=0.01, n_iter=20, hard=True, inverted=False) -> None:
@@ -172,13 +173,11 @@ class Permutation(GroupElement):
     def __matmul__(self, other: GroupElement) -> GroupElement:
         if not isinstance(other, Permutation):
             return super().__matmul__(other)
-        if self._shape != other._shape:
-            raise ValueError(f"@: expected permutations of the same shape, got {self._shape} and {other._shape}")
-        checks.same_nodes(self._num_nodes, other._num_nodes)
-        if self._row is not None or other._row is not None:
-            return Composition(self, other)
-        num_nodes = self._num_nodes if other._num_nodes is None else other._num_nodes
-        return Permutation(self.perm.gather(-1, other.perm), None, None, None, num_nodes)
+        both = Composition(self, other)
+        padded = (self._num_nodes is None) != (other._num_nodes is None)  # one writes zero where the other moves nodes
+        if self._row is not None or other._row is not None or padded:
+            return both
+        return Permutation(both.perm, None, None, None, self._num_nodes)
 
     def matrix(self) -> Tensor:
         """The dense matrices (b, k, n, n), zero at padding; hard ones have the straight-through gradient."""
@@ -203,7 +202,8 @@ class Permutation(GroupElement):
         if self._t is None:
             return torch.zeros((), device=self._perm.device)
         _, t, row, col = self._soft_sort(always=True)
-        each = permutation_entropy(t, row, col, self._num_nodes, float(self._tau))
+        wide = (x.to(compute_dtype(x.dtype)) for x in (t, row, col))
+        each = permutation_entropy(*wide, self._num_nodes, float(self._tau)).to(self._t.dtype)
         return each.mean() if self.batch_size else each.sum()
 
     def _soft_sort(self, always: bool = False) -> SoftSort | None:

@@ -28,18 +28,20 @@ class Product(GroupElement):
     >>> assert torch.allclose(g.transform_output(x_k, (1, "point")), x, atol=1e-5)
     """
 
+    _acts_on = "nodes and space"
     _fields = ("permutation", "motion")
 
     def __init__(self, permutation: Permutation, motion: GroupElement) -> None:
-        if not isinstance(permutation, (Permutation, Composition)):
+        if getattr(permutation, "_acts_on", None) != "nodes":
             raise TypeError(f"permutation: expected a Permutation, got {type(permutation).__name__}")
-        if not isinstance(motion, (Orthogonal, Euclidean, Composition)):
+        if getattr(motion, "_acts_on", None) != "space":
             raise TypeError(f"motion: expected an Orthogonal or a Euclidean, got {type(motion).__name__}")
         if permutation._shape[:2] != motion._shape[:2]:
             raise ValueError(
                 f"motion: expected as many inputs and samples as the permutation has, {permutation._shape[:2]}, "
                 f"got {motion._shape[:2]}"
             )
+        checks.same_device("motion", motion._any, permutation._any.device)
         checks.same_nodes(permutation.num_nodes, getattr(motion, "num_nodes", None))
         self._set(permutation=permutation, motion=motion)
 

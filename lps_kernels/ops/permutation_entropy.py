@@ -22,7 +22,7 @@ def permutation_entropy(t: Tensor, row: Tensor, col: Tensor, num_nodes: Tensor |
     log_kernel = (t[..., :, None] - t[..., None, :]).abs() / -tau
     total = _entropies(log_kernel, row, valid) + _entropies(log_kernel, col, valid)
     nodes = torch.full((b,), n, device=t.device) if num_nodes is None else num_nodes
-    return total.sum((1, 2)) / (nodes.clamp(min=1) * max(k, 1))
+    return total.sum((1, 2)) / (nodes.clamp(max=n).clamp(min=1) * max(k, 1))
 
 
 def _entropies(log_kernel: Tensor, w: Tensor, valid: Tensor) -> Tensor:
