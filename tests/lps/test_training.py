@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from lps.experiments import checkpoint
+from lps.experiments import checkpoint, peptides_func
 from lps.experiments.processes import seed_all
 from lps.experiments.task import SETTINGS, Split, Task
 from lps.experiments.training import Trainer
@@ -237,6 +237,17 @@ def test_a_diverged_epoch_is_never_the_best(maximize):
     for value in (math.nan, 0.5, math.nan):
         trainer._keep_best({"loss": value})
     assert trainer.best == 0.5 and trainer.waited == 1
+
+
+def test_a_diverged_epoch_has_no_score_and_is_not_the_best():
+    trainer = make()
+    trainer.task = dataclasses.replace(trainer.task, score=peptides_func.score, monitor="average_precision")
+    target = torch.tensor([[0.0], [1.0]])
+    scores = trainer.task.measure(torch.tensor([[math.nan], [2.0]]), target)
+    assert scores.keys() == {"loss", "average_precision"} and all(map(math.isnan, scores.values()))
+    trainer._keep_best(scores)
+    assert trainer.best is None
+    assert trainer.task.measure(target, target)["average_precision"] == 1
 
 
 def test_patience_counts_epochs():

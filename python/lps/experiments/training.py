@@ -133,7 +133,7 @@ class Trainer:
                 out = self.model(batch.to(self.device), k=samples or self.config["eval_samples"])
             pairs.append((out.prediction.float().cpu(), target))
         prediction, target = (torch.cat(side) for side in zip(*[pair for part in gather(pairs) for pair in part]))
-        return {"loss": self.task.loss(prediction, target).item(), **self.task.score(prediction, target)}
+        return self.task.measure(prediction, target)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config["precision"] == "bf16")
