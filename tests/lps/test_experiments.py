@@ -165,7 +165,8 @@ def test_peptides_scores():
 
 def test_contact_score_ranks_among_other_atoms():
     target = torch.full((1, 5, 5), float(data.IGNORED))
-    target[0, 0, 2], target[0, 0, 3], target[0, 1, 3] = 1, 1, 0  # four atoms, one of padding
+    target[0, :4, :4] = data.UNLABELLED  # four atoms, one of padding
+    target[0, 0, 2], target[0, 0, 3], target[0, 1, 3] = 1, 1, 0
     prediction = torch.zeros(1, 5, 5, 1)
     prediction[0, 0, :, 0] = torch.tensor([9.0, 3.0, 4.0, 2.0, 8.0])  # itself and padding do not count
     # 2 is first among the non-contacts {1}; 3 comes behind 1
@@ -175,6 +176,21 @@ def test_contact_score_ranks_among_other_atoms():
     assert pcqm_contact.score(better, target) == {"mrr": 1.0}
     loss = pcqm_contact.loss(prediction * 0, target)
     assert loss == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_contact_score_ranks_atoms_without_a_label_too():
+    graphs = data.RaggedGraphs(
+        *(torch.tensor([0, 6, 8]), torch.tensor([0, 0, 0]), torch.zeros(8, 1), torch.zeros(2, 0, dtype=torch.int64)),
+        *(torch.ones(1), 7, "pair"),
+        pair_ptr=torch.tensor([0, 1, 1]),
+        pair_index=torch.tensor([[0], [1]]),
+    )
+    _, target = graphs.batch([0, 1])  # the second has no label at all
+    prediction = torch.zeros(2, 7, 7, 1)
+    prediction[0, 0, 1], prediction[0, 0, 5], prediction[0, 0, 6] = 1, 5, 9  # the last is padding
+    assert pcqm_contact.score(prediction, target) == {"mrr": 0.5}
+    assert pcqm_contact.score(prediction[1:], target[1:]) == {"mrr": 0.0}
+    assert pcqm_contact.loss(prediction[1:], target[1:]) == 0
 
 
 def test_errors_of_estimates_fall_with_the_samples():
