@@ -157,6 +157,9 @@ def test_peptides_scores():
     assert peptides_func.score(target * 2 - 1, target) == {"average_precision": 1.0}  # the third never occurs
     reverse = peptides_func.score(-target, target)["average_precision"]
     assert reverse == pytest.approx((2 / 3 + 2 / 3) / 2, abs=0.1) and reverse < 0.8
+    confident = peptides_func.score(torch.tensor([[20.0, 0], [30.0, 9]]), torch.tensor([[0.0, 1], [1, 1]]))
+    assert confident == {"average_precision": 1.0}  # all have the second
+    assert peptides_func.score(torch.zeros(4, 1), torch.tensor([[0.0], [1], [0], [0]])) == {"average_precision": 0.25}
     found = peptides_struct.score(target + 0.5, target)
     assert found["mae"] == pytest.approx(0.5)
     y = torch.randn(50, 2)
