@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lps import models
+from lps.experiments import run, training
 from lps.models.encoders import LanguageEncoder, VisionEncoder
 from samples import random_graphs
 
@@ -140,6 +141,18 @@ def test_a_pretrained_language_encoder_takes_a_graph(minilm):
     assert out.prediction.shape == (3, 3)
     (out.prediction.square().sum() + out.entropy).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("asked", [[], ["pretrained=false"]])
+def test_an_experiment_loads_the_weights_of_a_folder(tmp_path, monkeypatch, asked):
+    small = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    saved = transformers.BertModel(transformers.BertConfig(**small, vocab_size=30, max_position_embeddings=16))
+    saved.save_pretrained(tmp_path)
+    made = []
+    monkeypatch.setattr(training.Trainer, "run", lambda self: made.append(self.model) or {})
+    run.run("pattern", ["preset=small", "stand_in=4", "backbone=bert", f"encoder={tmp_path}", *asked])
+    weight, loaded = (m.encoder.layer[0].output.dense.weight for m in (saved, made[0].backbone.encoder.model))
+    assert torch.equal(weight, loaded) == (not asked)
 
 
 def config_folder(path, **config):

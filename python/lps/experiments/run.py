@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import lps_kernels
+from lps.experiments.build import settle
 from lps.experiments.config import ConfigError, pairs, parse
 
 NAMES = (
@@ -66,7 +67,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
 def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The result of an experiment, with what it takes to repeat it: command, settings, versions, wall time."""
     module = find(name)
-    config = parse(arguments, module.PRESETS)
+    config = settle(parse(arguments, module.PRESETS), pairs(arguments))
     start = time.perf_counter()
     result = module.run(config)
     return {
