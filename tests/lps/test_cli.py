@@ -70,6 +70,8 @@ def assert_refused(capsys, arguments, *words):
             ["train", "nbody", "train_count=2", "out=/dev/null/run"],
             ["Not a directory", "/dev/null/run"],
         ),
+        (["train", "automorphism", "plot=/nowhere/a.png"], ["No such file or directory", "/nowhere/a.png"]),
+        (["train", "automorphism", "plot=a.jpgg"], ["plot: expected a file that ends in one of", "png", "'a.jpgg'"]),
         (["train", "exp_classify", "data=/nowhere"], ["data: expected a folder, /nowhere is none"]),
     ],
 )

@@ -217,8 +217,13 @@ def test_sample_efficiency_reads_trained_runs(tmp_path):
     result = run.run("sample_efficiency", ["count=4", "most_samples=16", f"plot={plot}", *named])
     curves = list(result["curves"].values())
     assert [len(rows) for rows in curves] == [5, 5, 5, 4] and result["systems"] == 4 and plot.exists()
-    with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run"):
-        run.run("sample_efficiency", [named[0], f"uniform={tmp_path / 'nowhere'}"])
+    other = tmp_path / "other"
+    run.run("exp_classify", ["stand_in=8", "preset=small", "max_steps=1", f"out={other}"])
+    for wrong in (tmp_path / "nowhere", folders["learned"], other):
+        with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run with group=uniform"):
+            run.run("sample_efficiency", [named[0], f"uniform={wrong}"])
+    with pytest.raises(ValueError, match="learned: expected the folder of a trained n-body run with group=prob"):
+        run.run("sample_efficiency", [f"learned={folders['uniform']}", named[1]])
 
 
 def test_learning_curves_are_drawn(tmp_path, capsys):

@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The result of an experiment, with what it takes to repeat it: command, settings, versions, wall time."""
     module = find(name)
     config = settle(parse(arguments, module.PRESETS), pairs(arguments))
+    if config.get("plot"):
+        check_picture(config["plot"])
     start = time.perf_counter()
     result = module.run(config)
     return {
@@ -77,6 +80,16 @@ def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
         "wall_seconds": round(time.perf_counter() - start, 1),
         "versions": versions(),
     }
+
+
+def check_picture(file: str) -> None:
+    """Raise before a run, not after it, where a picture can't be written."""
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if Path(file).suffix[1:] not in kinds:
+        raise ConfigError(f"plot: expected a file that ends in one of {', '.join(kinds)}, got {file!r}")
+    open(file, "a").close()
 
 
 def versions() -> dict[str, str]:
