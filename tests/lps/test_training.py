@@ -146,9 +146,9 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_used(tmp_path, damage)
     half = len(held) // 2
     changed = {"truncated": held[:half], "changed": held[:half] + b"\0\1\2" + held[half + 3 :], "empty": b""}
     last.write_bytes(changed[damage])
-    with pytest.raises(ValueError, match="whole checkpoint"):
+    with pytest.raises(ValueError, match="whole file"):
         checkpoint.read(last)
-    with pytest.warns(UserWarning, match="whole checkpoint.*using the one before"):
+    with pytest.warns(UserWarning, match="whole file.*using the one before"):
         result = make(tmp_path).run()
     assert timeless(result) == timeless(expected)
 
