@@ -153,6 +153,19 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_used(tmp_path, damage)
     assert timeless(result) == timeless(expected)
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_run_goes_on_without_its_best_epoch(tmp_path, missing):
+    stop_after(make(tmp_path), 16)
+    best = tmp_path / "best.pt"
+    best.unlink() if missing else best.write_bytes(best.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="best.pt.*; the best epoch so far is lost"):
+        result = make(tmp_path).run()
+    assert result["best_valid"] == min(row["valid_loss"] for row in result["history"][3:])
+    best.unlink()
+    with pytest.warns(UserWarning, match="best.pt.*; the best epoch so far is lost"):
+        assert make(tmp_path).run()["best_valid"] is None
+
+
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     checkpoint.write(path, {"x": torch.ones(3)})

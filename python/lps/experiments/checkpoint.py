@@ -12,6 +12,7 @@ import torch
 
 from lps.data.files import read, write
 
+BEST = "best.pt"
 KEPT = 2  # the last one, and the one before in case the last is damaged
 
 
@@ -29,6 +30,15 @@ def latest(folder: Path) -> dict[str, Any] | None:
             return read(path)
         except ValueError as error:
             warnings.warn(f"{error}; using the one before", stacklevel=2)
+    return None
+
+
+def best(folder: Path) -> dict[str, Any] | None:
+    """The weights of the best epoch. Where they are damaged or missing that is reported, and None."""
+    try:
+        return read(folder / BEST)["model"]
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; the best epoch so far is lost and no longer counts", stacklevel=2)
     return None
 
 

@@ -64,7 +64,7 @@ def load(config: dict[str, Any], kind: str, group: str) -> tuple[nn.Module, dict
         wanted = f"the folder of a trained n-body run with group={group}"
         raise ConfigError(f"{kind}: expected {wanted}, got {config[kind]!r}")
     model = build(known, **nbody.SIZES)
-    model.load_state_dict(checkpoint.read(folder / "best.pt")["model"])
+    model.load_state_dict(checkpoint.read(folder / checkpoint.BEST)["model"])
     return model.eval(), known
 
 

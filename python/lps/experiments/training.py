@@ -145,7 +145,7 @@ class Trainer:
         if better:
             self.best, self.weights = value, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
             if self.folder and self.rank == 0:
-                checkpoint.write(self.folder / "best.pt", {"epoch": self.epoch, "model": self.weights})
+                checkpoint.write(self.folder / checkpoint.BEST, {"epoch": self.epoch, "model": self.weights})
 
     def _is_over(self, step: int, waited: int) -> bool:
         return step >= self.last or 0 < self.config["patience"] <= waited
@@ -180,7 +180,8 @@ class Trainer:
         for name in PROGRESS:
             setattr(self, name, state[name])
         if self.best is not None:
-            self.weights = checkpoint.read(self.folder / "best.pt")["model"]
+            self.weights = checkpoint.best(self.folder)
+            self.best = self.best if self.weights else None
 
     def _finish(self) -> dict[str, Any]:
         if self.weights:
