@@ -114,6 +114,16 @@ def test_prints_one_line(capsys):
     assert code == 0 and out.count("\n") == 1 and json.loads(out)["steps"] == 1 and not err
 
 
+def test_what_diverged_is_null(capsys, tmp_path):
+    file = tmp_path / "results.jsonl"
+    few = ["stand_in=8", "preset=paper_gin", "samples=1", "eval_samples=1", "batch_size=2", "epochs=2", "lr=1e30"]
+    few += ["warmup_epochs=0", "clip=0", f"out={tmp_path / 'run'}", f"results={file}"]
+    code, out, err = call(capsys, "train", "exp_classify", *few)
+    assert code == 0, err
+    for text in (out, file.read_text(), (tmp_path / "run" / "results.jsonl").read_text()):
+        assert json.loads(text, parse_constant=pytest.fail)["test"] == {"loss": None, "accuracy": None}
+
+
 def test_a_command_is_one_for_a_shell(tmp_path):
     given = ["samples=2", "most_samples=30", "backbone=gin_id", f"plot={tmp_path / 'a b.png'}"]
     result = run.run("automorphism", given)

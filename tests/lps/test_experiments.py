@@ -230,10 +230,14 @@ def test_learning_curves_are_drawn(tmp_path, capsys):
     few = ["epochs=2", "samples=1", "eval_samples=1", *SMALLER["exp_classify"]]
     result = run.run("exp_classify", ["preset=paper_gin", *few])
     file, picture = tmp_path / "results.jsonl", tmp_path / "curves.png"
-    file.write_text(json.dumps(result) + "\n")
+    diverged = [{"epoch": 0, "train_loss": None, "valid_accuracy": None}]
+    file.write_text("".join(json.dumps(each) + "\n" for each in (result, {**result, "history": diverged})))
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text('{"history": []}\n')
     assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
     assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err
-    for score, path, said in (("mse", file, "SCORE: expected one"), ("accuracy", tmp_path / "none", "No such file")):
+    said_of = {("mse", file): "SCORE: expected one", ("accuracy", tmp_path / "none"): "No such file"}
+    for (score, path), said in {**said_of, ("accuracy", strange): "FILE: expected lines of results"}.items():
         assert curves.main([score, str(path), str(picture)]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1

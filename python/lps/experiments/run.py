@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shlex
@@ -18,6 +17,7 @@ import torch
 import lps_kernels
 from lps.experiments.build import settle
 from lps.experiments.config import ConfigError, pairs, parse
+from lps.experiments.lines import line
 
 NAMES = (
     "automorphism",
@@ -47,12 +47,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         if file:
             open(file, "a").close()  # one that can't be written is told before the run, not after it
         result = run(name, [f"{key}={value}" for key, value in given.items()])
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # wrong settings, missing data, shapes that do not fit, no such folder
-        line = " ".join(str(error).split())
-        print(f"lps {name}: {line}", file=sys.stderr)
+    except (ValueError, OSError) as error:  # wrong settings, missing data, shapes that do not fit, no such folder
+        print(f"lps {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lps {name}: stopped; the same command with the same out= goes on", file=sys.stderr)
@@ -60,8 +56,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         if file:
             with open(file, "a") as lines:
-                lines.write(json.dumps(result) + "\n")
-        print(json.dumps({k: v for k, v in result.items() if k != "history"}))
+                lines.write(line(result) + "\n")
+        print(line({k: v for k, v in result.items() if k != "history"}))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lps.experiments import checkpoint
+from lps.experiments.lines import line
 from lps.experiments.processes import gather, pick_device, seed_all, share_buffers
 from lps.experiments.task import Split, Task
 
@@ -191,5 +191,5 @@ class Trainer:
         result |= {"seconds": round(self.seconds, 1), "config": self.config, "history": self.history}
         if self.folder and self.rank == 0:
             with (self.folder / "results.jsonl").open("a") as file:
-                file.write(json.dumps(result) + "\n")
+                file.write(line(result) + "\n")
         return result
