@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from lps import cli, data
-from lps.experiments import config, run
+from lps.experiments import checkpoint, config, run
 
 
 def call(capsys, *arguments):
@@ -79,6 +79,12 @@ def test_wrong_settings_are_one_line_and_code_2(capsys, tmp_path, monkeypatch, a
     monkeypatch.setenv("LPS_CACHE", str(tmp_path))
     monkeypatch.setattr(data.particles, "FRAME", 1)
     assert_refused(capsys, arguments, *words)
+
+
+def test_two_runs_in_one_folder_are_one_line_and_code_2(capsys, tmp_path):
+    with checkpoint.claim(tmp_path):
+        arguments = ["train", "exp_classify", "stand_in=8", "preset=paper_gin", f"out={tmp_path}"]
+        assert_refused(capsys, arguments, f"{tmp_path}: expected a folder that no other run is using")
 
 
 @pytest.mark.parametrize("name", ["graph8c", "exp", "exp_classify", "pattern", "peptides_func", "pcqm_contact"])

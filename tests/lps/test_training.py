@@ -187,15 +187,19 @@ def test_only_two_checkpoints_are_kept(tmp_path):
     ]
 
 
-def test_killed_run_goes_on(tmp_path):
+def test_killed_run_goes_on_and_a_second_one_at_once_is_refused(tmp_path):
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as t; "
     command = [sys.executable, "-c", script + "t.make(sys.argv[1], epochs=4000).run()", str(tmp_path)]
     run = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("checkpoint-*.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
+    with pytest.raises(ValueError, match=f"{tmp_path}: expected a folder that no other run is using"):
+        make(tmp_path, epochs=4000).run()
     run.send_signal(signal.SIGKILL)
     run.wait()
+    with checkpoint.claim(tmp_path):
+        pass
     trainer = make(tmp_path, epochs=4000)
     trainer._resume()
     assert trainer.epoch >= 2 and trainer.step == 5 * trainer.epoch

@@ -29,12 +29,19 @@ def folder(data: str | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """One process at a time in a folder, where its file system has locks: torchrun's would all download into it."""
+def alone(root: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time in a folder, where its file system has locks: torchrun's would all download into it.
+
+    Who does not wait gets a ValueError while another is there; one that was killed is not.
+    """
     held = os.open(root, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{root}: expected a folder that no other run is using") from None
+        except OSError:
+            pass  # no locks there
         yield
     finally:
         os.close(held)

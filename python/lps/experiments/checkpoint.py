@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lps.data.files import read, write
+from lps.data.files import alone, read, write
 
 BEST = "best.pt"
 KEPT = 2  # the last one, and the one before in case the last is damaged
+
+
+def claim(folder: Path | None, rank: int = 0) -> contextlib.AbstractContextManager:
+    """A run's folder, made if need be; a second run is refused there. The first of torchrun's processes holds it."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    return alone(folder, wait=False) if folder and rank == 0 else contextlib.nullcontext()
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:

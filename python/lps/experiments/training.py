@@ -58,9 +58,12 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and test the best epoch; the result is also a line of results.jsonl in the folder."""
+        with checkpoint.claim(self.folder, self.rank):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         seed_all(self.config["seed"] + self.rank)
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._resume()
         writer, console = None, Console(stderr=True)  # stdout is the result's
         if self.folder and self.rank == 0:
