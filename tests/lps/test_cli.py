@@ -62,6 +62,7 @@ def assert_refused(capsys, arguments, *words):
         (["train", "nbody", "valid_count=0"], ["valid_count: expected 1 or more, got 0"]),
         (["train", "nbody", "heads=5"], ["heads: expected a divisor of hidden, 64, got 5"]),
         (["train", "nbody", "backbone=gnn", "heads=2"], ["heads: expected none, backbone=gnn has no use for it"]),
+        (["train", "pattern", "stand_in=4", "backbone=gnn"], ["backbone: gnn takes graphs with order_in, order_out"]),
         (["train", "pattern", "backbone=bert", "weights=/nowhere"], ["weights: expected none, backbone=bert has"]),
         (["train", "pattern", "backbone=bert", "patch_dropout=0.5"], ["patch_dropout: expected none"]),
         (["train", "nbody", "neighbours=0"], ["neighbours: expected 1 or more, got 0"]),

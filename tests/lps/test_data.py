@@ -250,6 +250,11 @@ def test_edge_lists_stay_within_their_graph(edges):
         data.Graphs.from_edges([torch.tensor(edges)], [torch.ones(3, 1)], n=8)
 
 
+def test_edge_lists_of_no_graph_are_refused():
+    with pytest.raises(ValueError, match="features: expected those of one graph or more"):
+        data.Graphs.from_edges([], [])
+
+
 def test_batches_refuse_wrong_shapes():
     with pytest.raises(ValueError, match="adjacency: expected shape"):
         data.Graphs(torch.zeros(2, 3, 1), torch.zeros(2, 3, 4), torch.tensor([3, 3]))

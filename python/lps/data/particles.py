@@ -71,7 +71,10 @@ def energy(positions: np.ndarray, velocities: np.ndarray, charges: np.ndarray) -
 
 
 def trajectories(count: int, seed: int, n: int = 5, chunk: int = 500) -> tuple[Particles, Tensor]:
-    """Systems at frame 30, and their positions (count, n, 3) at frame 40."""
+    """Systems at frame 30, and their positions (count, n, 3) at frame 40.
+
+    Frame i is step 100 i; in the published simulator, whose frame 0 is step 100, it is 100 steps later.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for size in [chunk] * (count // chunk) + [count % chunk] * (count % chunk > 0):  # a chunk's arrays stay in cache

@@ -49,6 +49,9 @@ def build(config: Mapping[str, Any]) -> SymmetrizedModel:
     data = "particles" if name in ("transformer", "gnn") else "graphs"
     if data == "particles":
         config = {**PARTICLES, **config}
+        orders = config.get("order_in", (1, 2)), config["order_out"]
+        if config.get("data") == "graphs" and orders not in (((1, 2), 1), ([1, 2], 1)):
+            raise ValueError(f"backbone: {name} takes graphs with order_in, order_out (1, 2), 1 only, got {orders}")
     if name in ENCODERS:
         config = {**config, "order_in": config.get("order_in", 2)}
         config["encoder"] = accepted(ENCODERS[name], config)
