@@ -83,7 +83,7 @@ def check_picture(file: str) -> None:
     from matplotlib.figure import Figure
 
     kinds = Figure().canvas.get_supported_filetypes()
-    if Path(file).suffix[1:] not in kinds:
+    if Path(file).suffix[1:].lower() not in kinds:
         raise ConfigError(f"plot: expected a file that ends in one of {', '.join(kinds)}, got {file!r}")
     open(file, "a").close()
 

@@ -25,7 +25,8 @@ def loading(encoder: str | Path, fault: str = "could not be loaded") -> Iterator
 def try_out(encoder: nn.Module) -> None:
     """Raise where the encoder does not take as many tokens as it says, or returns others than it says."""
     modes = {module: module.training for module in encoder.modules()}
-    tokens, pooled = encoder.eval()(torch.zeros(1, encoder.tokens, encoder.width_in))
+    zeros = next(encoder.parameters()).new_zeros(1, encoder.tokens, encoder.width_in)
+    tokens, pooled = encoder.eval()(zeros)
     for module, mode in modes.items():
         module.training = mode
     wanted, got = ((1, encoder.tokens, encoder.width), (1, encoder.width)), (tuple(tokens.shape), tuple(pooled.shape))
