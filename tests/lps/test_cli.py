@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from lps import cli, data
-from lps.experiments import config, run
+from lps.experiments import checkpoint, config, run
 
 
 def call(capsys, *arguments):
@@ -61,12 +61,18 @@ def assert_refused(capsys, arguments, *words):
         (["train", "nbody", "seed=-1"], ["seed: expected 0 to 4294967295, got -1"]),
         (["train", "nbody", "valid_count=0"], ["valid_count: expected 1 or more, got 0"]),
         (["train", "nbody", "heads=5"], ["heads: expected a divisor of hidden, 64, got 5"]),
+        (["train", "nbody", "backbone=gnn", "heads=2"], ["heads: expected none, backbone=gnn has no use for it"]),
+        (["train", "pattern", "stand_in=4", "backbone=gnn"], ["backbone: gnn takes graphs with order_in, order_out"]),
+        (["train", "pattern", "backbone=bert", "weights=/nowhere"], ["weights: expected none, backbone=bert has"]),
+        (["train", "pattern", "backbone=bert", "patch_dropout=0.5"], ["patch_dropout: expected none"]),
         (["train", "nbody", "neighbours=0"], ["neighbours: expected 1 or more, got 0"]),
         (["train", "nbody", "results=/nowhere/results.jsonl"], ["No such file or directory", "/nowhere/results.jsonl"]),
         (
             ["train", "nbody", "train_count=2", "out=/dev/null/run"],
             ["Not a directory", "/dev/null/run"],
         ),
+        (["train", "automorphism", "plot=/nowhere/a.png"], ["No such file or directory", "/nowhere/a.png"]),
+        (["train", "automorphism", "plot=a.jpgg"], ["plot: expected a file that ends in one of", "png", "'a.jpgg'"]),
         (["train", "exp_classify", "data=/nowhere"], ["data: expected a folder, /nowhere is none"]),
     ],
 )
@@ -74,6 +80,12 @@ def test_wrong_settings_are_one_line_and_code_2(capsys, tmp_path, monkeypatch, a
     monkeypatch.setenv("LPS_CACHE", str(tmp_path))
     monkeypatch.setattr(data.particles, "FRAME", 1)
     assert_refused(capsys, arguments, *words)
+
+
+def test_two_runs_in_one_folder_are_one_line_and_code_2(capsys, tmp_path):
+    with checkpoint.claim(tmp_path):
+        arguments = ["train", "exp_classify", "stand_in=8", "preset=paper_gin", f"out={tmp_path}"]
+        assert_refused(capsys, arguments, f"{tmp_path}: expected a folder that no other run is using")
 
 
 @pytest.mark.parametrize("name", ["graph8c", "exp", "exp_classify", "pattern", "peptides_func", "pcqm_contact"])
@@ -107,6 +119,16 @@ def test_prints_one_line(capsys):
     few = ["stand_in=8", "preset=paper_gin", "max_steps=1", "samples=1", "eval_samples=1"]
     code, out, err = call(capsys, "train", "exp_classify", *few)
     assert code == 0 and out.count("\n") == 1 and json.loads(out)["steps"] == 1 and not err
+
+
+def test_what_diverged_is_null(capsys, tmp_path):
+    file = tmp_path / "results.jsonl"
+    few = ["stand_in=8", "preset=paper_gin", "samples=1", "eval_samples=1", "batch_size=2", "epochs=2", "lr=1e30"]
+    few += ["warmup_epochs=0", "clip=0", f"out={tmp_path / 'run'}", f"results={file}"]
+    code, out, err = call(capsys, "train", "exp_classify", *few)
+    assert code == 0, err
+    for text in (out, file.read_text(), (tmp_path / "run" / "results.jsonl").read_text()):
+        assert json.loads(text, parse_constant=pytest.fail)["test"] == {"loss": None, "accuracy": None}
 
 
 def test_a_command_is_one_for_a_shell(tmp_path):

@@ -116,6 +116,19 @@ def test_ragged_batch_holds_each_graph_as_given():
     assert target[1, :4].tolist() == [0, 1, 0, 1]
 
 
+def test_ragged_batches_are_picked_as_pytorch_does():
+    graphs = data.exp_like(8)
+    for numbers in ([-3], torch.tensor([-1, 0]), torch.arange(8) % 3 == 0, [True] + [False] * 7, [], range(2)):
+        batch, target = graphs.batch(numbers)
+        expected = torch.arange(8)[numbers if torch.is_tensor(numbers) else list(numbers)]
+        assert torch.equal(batch.index, expected) and torch.equal(target, expected % 2.0)
+        everything = graphs.batch(range(8))[0]
+        assert torch.equal(batch.adjacency, everything.adjacency[expected])
+        assert torch.equal(batch.num_nodes, everything.num_nodes[expected])
+    with pytest.raises(IndexError):
+        graphs.batch([8])
+
+
 def test_ragged_refuses_edges_out_of_their_graph():
     fields = {"x": torch.zeros(3, 1), "target": torch.zeros(2), "n": 4}
     with pytest.raises(data.DataError, match="edge_index"):
@@ -164,9 +177,10 @@ def test_contact_like_labels_pairs_four_bonds_apart():
     for i in range(5):
         m = int(batch.num_nodes[i])
         steps = networkx.floyd_warshall_numpy(networkx.from_numpy_array(batch.adjacency[i, :m, :m, 0].numpy()))
-        labelled = (target[i, :m, :m] != data.IGNORED).numpy()
-        assert np.array_equal(target[i, :m, :m].numpy()[labelled] == 1, steps[labelled] == 4)
-        assert 0.4 < labelled[np.triu_indices(m, 1)].mean() < 0.9
+        contacts = (target[i, :m, :m] == 1).numpy()
+        assert np.array_equal(contacts, np.triu(steps == 4)) and not (target[i].tril() > 0).any()
+        assert ((target[i] != data.IGNORED).sum(), (target[i].diagonal() != data.IGNORED).sum()) == (m * m, m)
+    assert 1.5 < (target == 0).sum() / (target == 1).sum() < 2.5
 
 
 @pytest.mark.parametrize("level", ["graph", "node", "pair"])
@@ -191,7 +205,8 @@ def test_reads_what_torch_geometric_holds(level):
     assert torch.equal(batch.x[0, :5].argmax(-1), items[1].x[:, 0])
     assert batch.adjacency[0, ..., 0].nonzero().tolist() == [[0, 1], [1, 0], [2, 0]]
     if level == "pair":
-        assert target[0, 0, 1] == 1 and target[0, 2, 1] == 0 and (target != data.IGNORED).sum() == 4
+        assert target[0, 0, 1] == 1 and target[0, 2, 1] == 0 and (target >= 0).sum() == 4
+        assert (target != data.IGNORED).sum((1, 2)).tolist() == [25, 9]
     elif level == "graph":
         assert torch.equal(target[0], items[1].y[0])
     else:
@@ -233,6 +248,11 @@ def test_processes_load_one_at_a_time(tmp_path, monkeypatch):
 def test_edge_lists_stay_within_their_graph(edges):
     with pytest.raises(ValueError, match=r"edges: expected numbers \(2, e\) below 3, the nodes of graph 0"):
         data.Graphs.from_edges([torch.tensor(edges)], [torch.ones(3, 1)], n=8)
+
+
+def test_edge_lists_of_no_graph_are_refused():
+    with pytest.raises(ValueError, match="features: expected those of one graph or more"):
+        data.Graphs.from_edges([], [])
 
 
 def test_batches_refuse_wrong_shapes():

@@ -157,6 +157,9 @@ def test_peptides_scores():
     assert peptides_func.score(target * 2 - 1, target) == {"average_precision": 1.0}  # the third never occurs
     reverse = peptides_func.score(-target, target)["average_precision"]
     assert reverse == pytest.approx((2 / 3 + 2 / 3) / 2, abs=0.1) and reverse < 0.8
+    confident = peptides_func.score(torch.tensor([[20.0, 0], [30.0, 9]]), torch.tensor([[0.0, 1], [1, 1]]))
+    assert confident == {"average_precision": 1.0}  # all have the second
+    assert peptides_func.score(torch.zeros(4, 1), torch.tensor([[0.0], [1], [0], [0]])) == {"average_precision": 0.25}
     found = peptides_struct.score(target + 0.5, target)
     assert found["mae"] == pytest.approx(0.5)
     y = torch.randn(50, 2)
@@ -165,7 +168,8 @@ def test_peptides_scores():
 
 def test_contact_score_ranks_among_other_atoms():
     target = torch.full((1, 5, 5), float(data.IGNORED))
-    target[0, 0, 2], target[0, 0, 3], target[0, 1, 3] = 1, 1, 0  # four atoms, one of padding
+    target[0, :4, :4] = data.UNLABELLED  # four atoms, one of padding
+    target[0, 0, 2], target[0, 0, 3], target[0, 1, 3] = 1, 1, 0
     prediction = torch.zeros(1, 5, 5, 1)
     prediction[0, 0, :, 0] = torch.tensor([9.0, 3.0, 4.0, 2.0, 8.0])  # itself and padding do not count
     # 2 is first among the non-contacts {1}; 3 comes behind 1
@@ -175,6 +179,21 @@ def test_contact_score_ranks_among_other_atoms():
     assert pcqm_contact.score(better, target) == {"mrr": 1.0}
     loss = pcqm_contact.loss(prediction * 0, target)
     assert loss == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_contact_score_ranks_atoms_without_a_label_too():
+    graphs = data.RaggedGraphs(
+        *(torch.tensor([0, 6, 8]), torch.tensor([0, 0, 0]), torch.zeros(8, 1), torch.zeros(2, 0, dtype=torch.int64)),
+        *(torch.ones(1), 7, "pair"),
+        pair_ptr=torch.tensor([0, 1, 1]),
+        pair_index=torch.tensor([[0], [1]]),
+    )
+    _, target = graphs.batch([0, 1])  # the second has no label at all
+    prediction = torch.zeros(2, 7, 7, 1)
+    prediction[0, 0, 1], prediction[0, 0, 5], prediction[0, 0, 6] = 1, 5, 9  # the last is padding
+    assert pcqm_contact.score(prediction, target) == {"mrr": 0.5}
+    assert pcqm_contact.score(prediction[1:], target[1:]) == {"mrr": 0.0}
+    assert pcqm_contact.loss(prediction[1:], target[1:]) == 0
 
 
 def test_errors_of_estimates_fall_with_the_samples():
@@ -198,18 +217,27 @@ def test_sample_efficiency_reads_trained_runs(tmp_path):
     result = run.run("sample_efficiency", ["count=4", "most_samples=16", f"plot={plot}", *named])
     curves = list(result["curves"].values())
     assert [len(rows) for rows in curves] == [5, 5, 5, 4] and result["systems"] == 4 and plot.exists()
-    with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run"):
-        run.run("sample_efficiency", [named[0], f"uniform={tmp_path / 'nowhere'}"])
+    other = tmp_path / "other"
+    run.run("exp_classify", ["stand_in=8", "preset=small", "max_steps=1", f"out={other}"])
+    for wrong in (tmp_path / "nowhere", folders["learned"], other):
+        with pytest.raises(ValueError, match="uniform: expected the folder of a trained n-body run with group=uniform"):
+            run.run("sample_efficiency", [named[0], f"uniform={wrong}"])
+    with pytest.raises(ValueError, match="learned: expected the folder of a trained n-body run with group=prob"):
+        run.run("sample_efficiency", [f"learned={folders['uniform']}", named[1]])
 
 
 def test_learning_curves_are_drawn(tmp_path, capsys):
     few = ["epochs=2", "samples=1", "eval_samples=1", *SMALLER["exp_classify"]]
     result = run.run("exp_classify", ["preset=paper_gin", *few])
     file, picture = tmp_path / "results.jsonl", tmp_path / "curves.png"
-    file.write_text(json.dumps(result) + "\n")
+    diverged = [{"epoch": 0, "train_loss": None, "valid_accuracy": None}]
+    file.write_text("".join(json.dumps(each) + "\n" for each in (result, {**result, "history": diverged})))
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text('{"history": []}\n')
     assert curves.main(["accuracy", str(file), str(picture)]) == 0 and picture.stat().st_size > 10000
     assert curves.main([]) == 2 and "python -m lps.experiments.curves" in capsys.readouterr().err
-    for score, path, said in (("mse", file, "SCORE: expected one"), ("accuracy", tmp_path / "none", "No such file")):
+    said_of = {("mse", file): "SCORE: expected one", ("accuracy", tmp_path / "none"): "No such file"}
+    for (score, path), said in {**said_of, ("accuracy", strange): "FILE: expected lines of results"}.items():
         assert curves.main([score, str(path), str(picture)]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1

@@ -97,9 +97,12 @@ def test_noise_spreads_a_learned_distribution():
 
 def test_canonical_has_no_noise_and_one_sample():
     graphs = random_graphs()
-    canonical = Canonical(GraphDistribution(2).double().eval())
+    learned = GraphDistribution(2).double().eval()
+    canonical = Canonical(learned)
     first, again = canonical(graphs, 7).g, canonical(graphs, 1).g
     assert len(first) == 1 and first.perm.equal(again.perm)
+    assert learned.noise_scale == 1 and not learned.scores(graphs, 1).equal(learned.scores(graphs, 1))
+    assert [*canonical.parameters()] == [*learned.parameters()]
 
 
 def test_fixed_noise_belongs_to_the_graph():

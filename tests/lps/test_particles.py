@@ -35,7 +35,7 @@ def test_nbody_forces_are_those_of_coulomb():
         assert np.allclose(v[0, :, 0] * 1e6, [-sign / 4, sign / 4], rtol=1e-5)
 
 
-def test_nbody_splits_are_kept_and_differ(tmp_path, monkeypatch):
+def test_nbody_splits_are_kept_whole_and_differ(tmp_path, monkeypatch):
     monkeypatch.setenv("LPS_CACHE", str(tmp_path))
     monkeypatch.setattr(particles, "FRAME", 2)
     first, target = data.nbody("train", count=6)
@@ -44,8 +44,14 @@ def test_nbody_splits_are_kept_and_differ(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
     assert not torch.equal(data.nbody("valid", count=6)[0].positions, first.positions)
     file = next(tmp_path.glob("nbody-train-*"))
-    for kept in (b"", file.read_bytes()[:100]):
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    other = next(tmp_path.glob("nbody-valid-*")).read_bytes()
+    for kept in (b"", whole[:100], bytes(flipped), other):
         file.write_bytes(kept)
-        with pytest.raises(ValueError, match="expected a whole file; without it"):
-            data.nbody("train", count=6)
+        with pytest.warns(UserWarning, match=rf"{file}: expected .*; the systems are simulated anew"):
+            again, same = data.nbody("train", count=6)
+        assert torch.equal(first.positions, again.positions) and torch.equal(target, same)
+        assert file.read_bytes() == whole
     assert target.shape == (6, 5, 3) and (target - first.positions).abs().max() > 0

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lps import models
+from lps.experiments import run, training
 from lps.models.encoders import LanguageEncoder, VisionEncoder
 from samples import random_graphs
 
@@ -24,13 +25,16 @@ def same_weights(encoder: VisionEncoder, name: str, **options) -> torch.nn.Modul
     return plain.eval()
 
 
-@pytest.mark.parametrize("name", [VIT, BEIT, "deit3_small_patch16_224", "vit_base_patch16_siglip_224"])
+OTHERS = ["deit3_small_patch16_224", "vit_base_patch16_siglip_224", "test_vit", "vit_small_patch16_dinov3"]
+
+
+@pytest.mark.parametrize("name", [VIT, BEIT, *OTHERS])
 def test_vision_encoders_are_those_of_timm(name):
     encoder = VisionEncoder(name, encoder_options=SMALL).eval()
     plain = same_weights(encoder, name)
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        tokens, pooled = encoder(plain.patch_embed(image))
+        tokens, pooled = encoder(plain.patch_embed(image).reshape(2, 16, 24))  # of the last two that is a grid
         features = plain.forward_features(image)
     assert tokens.shape == (2, encoder.tokens, encoder.width) == (2, 16, 24)
     torch.testing.assert_close(tokens, features[:, plain.num_prefix_tokens :])
@@ -62,8 +66,9 @@ def test_names_of_nothing_are_one_line(tmp_path):
     for make in (lambda: VisionEncoder("vit_of_nobody"), lambda: LanguageEncoder(tmp_path)):
         with pytest.raises(ValueError, match=r"^encoder: '.*' could not be loaded: .+$"):
             make()
-    with pytest.raises(ValueError, match="encoder: expected a ViT or a BEiT, got 'resnet18'"):
-        VisionEncoder("resnet18")
+    for other in ("resnet18", "xcit_nano_12_p8_224"):
+        with pytest.raises(ValueError, match=f"encoder: expected a ViT or a BEiT, got '{other}'"):
+            VisionEncoder(other)
 
 
 @pytest.mark.parametrize("name", [VIT, BEIT])
@@ -142,6 +147,18 @@ def test_a_pretrained_language_encoder_takes_a_graph(minilm):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("asked", [[], ["pretrained=false"]])
+def test_an_experiment_loads_the_weights_of_a_folder(tmp_path, monkeypatch, asked):
+    small = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    saved = transformers.BertModel(transformers.BertConfig(**small, vocab_size=30, max_position_embeddings=16))
+    saved.save_pretrained(tmp_path)
+    made = []
+    monkeypatch.setattr(training.Trainer, "run", lambda self: made.append(self.model) or {})
+    run.run("pattern", ["preset=small", "stand_in=4", "backbone=bert", f"encoder={tmp_path}", *asked])
+    weight, loaded = (m.encoder.layer[0].output.dense.weight for m in (saved, made[0].backbone.encoder.model))
+    assert torch.equal(weight, loaded) == (not asked)
+
+
 def config_folder(path, **config):
     (path / "config.json").write_text(json.dumps(config))
     return path
@@ -172,3 +189,18 @@ def test_language_encoders_of_other_families(tmp_path):
     t5 = {"model_type": "t5", "d_model": 12, "d_kv": 6, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 30}
     encoder = LanguageEncoder(config_folder(tmp_path, **t5), pretrained=False, tokens=4)
     assert encoder(torch.randn(2, 4, 12))[1].shape == (2, 12)
+
+
+def test_language_models_that_take_no_embeddings_are_one_line(tmp_path):
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 12}
+    few = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    led = {"model_type": "led", "d_model": 12, "attention_window": [8], "vocab_size": 30, "pad_token_id": 1, **few}
+    for config in ({"model_type": "canine", **small}, led):
+        with pytest.raises(ValueError, match=r"^encoder: '.*' is no encoder that takes embeddings of tokens: .+$"):
+            LanguageEncoder(config_folder(tmp_path, **config), pretrained=False, tokens=4)
+
+
+def test_weights_of_few_bits_are_read_as_float32(tmp_path, minilm):
+    transformers.AutoModel.from_pretrained(minilm).bfloat16().save_pretrained(tmp_path)
+    encoder = LanguageEncoder(tmp_path)
+    assert encoder(torch.randn(1, 4, 384))[0].dtype == torch.float32 and not encoder.model.training

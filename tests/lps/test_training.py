@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from lps.experiments import checkpoint
+from lps.experiments import checkpoint, peptides_func
 from lps.experiments.processes import seed_all
 from lps.experiments.task import SETTINGS, Split, Task
 from lps.experiments.training import Trainer
@@ -146,11 +146,24 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_used(tmp_path, damage)
     half = len(held) // 2
     changed = {"truncated": held[:half], "changed": held[:half] + b"\0\1\2" + held[half + 3 :], "empty": b""}
     last.write_bytes(changed[damage])
-    with pytest.raises(ValueError, match="whole checkpoint"):
+    with pytest.raises(ValueError, match="whole file"):
         checkpoint.read(last)
-    with pytest.warns(UserWarning, match="whole checkpoint.*using the one before"):
+    with pytest.warns(UserWarning, match="whole file.*using the one before"):
         result = make(tmp_path).run()
     assert timeless(result) == timeless(expected)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_run_goes_on_without_its_best_epoch(tmp_path, missing):
+    stop_after(make(tmp_path), 16)
+    best = tmp_path / "best.pt"
+    best.unlink() if missing else best.write_bytes(best.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="best.pt.*; the best epoch so far is lost"):
+        result = make(tmp_path).run()
+    assert result["best_valid"] == min(row["valid_loss"] for row in result["history"][3:])
+    best.unlink()
+    with pytest.warns(UserWarning, match="best.pt.*; the best epoch so far is lost"):
+        assert make(tmp_path).run()["best_valid"] is None
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -174,15 +187,19 @@ def test_only_two_checkpoints_are_kept(tmp_path):
     ]
 
 
-def test_killed_run_goes_on(tmp_path):
+def test_killed_run_goes_on_and_a_second_one_at_once_is_refused(tmp_path):
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_training as t; "
     command = [sys.executable, "-c", script + "t.make(sys.argv[1], epochs=4000).run()", str(tmp_path)]
     run = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("checkpoint-*.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
+    with pytest.raises(ValueError, match=f"{tmp_path}: expected a folder that no other run is using"):
+        make(tmp_path, epochs=4000).run()
     run.send_signal(signal.SIGKILL)
     run.wait()
+    with checkpoint.claim(tmp_path):
+        pass
     trainer = make(tmp_path, epochs=4000)
     trainer._resume()
     assert trainer.epoch >= 2 and trainer.step == 5 * trainer.epoch
@@ -237,6 +254,17 @@ def test_a_diverged_epoch_is_never_the_best(maximize):
     for value in (math.nan, 0.5, math.nan):
         trainer._keep_best({"loss": value})
     assert trainer.best == 0.5 and trainer.waited == 1
+
+
+def test_a_diverged_epoch_has_no_score_and_is_not_the_best():
+    trainer = make()
+    trainer.task = dataclasses.replace(trainer.task, score=peptides_func.score, monitor="average_precision")
+    target = torch.tensor([[0.0], [1.0]])
+    scores = trainer.task.measure(torch.tensor([[math.nan], [2.0]]), target)
+    assert scores.keys() == {"loss", "average_precision"} and all(map(math.isnan, scores.values()))
+    trainer._keep_best(scores)
+    assert trainer.best is None
+    assert trainer.task.measure(target, target)["average_precision"] == 1
 
 
 def test_patience_counts_epochs():

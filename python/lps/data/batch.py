@@ -62,6 +62,8 @@ class Graphs:
         Every edge is written as given, so an undirected one is listed twice. Without attributes the adjacency is 0 or
         1 of shape (b, n, n).
         """
+        if not features:
+            raise ValueError("features: expected those of one graph or more, got none")
         sizes = torch.tensor([f.shape[0] for f in features], dtype=torch.int64)
         n = int(sizes.max()) if n is None else n
         if int(sizes.max()) > n:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 class DataError(ValueError):
@@ -25,12 +29,19 @@ def folder(data: str | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """One process at a time in a folder, where its file system has locks: torchrun's would all download into it."""
+def alone(root: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time in a folder, where its file system has locks: torchrun's would all download into it.
+
+    Who does not wait gets a ValueError while another is there; one that was killed is not.
+    """
     held = os.open(root, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{root}: expected a folder that no other run is using") from None
+        except OSError:
+            pass  # no locks there
         yield
     finally:
         os.close(held)
@@ -45,3 +56,24 @@ def find(name: str, sha256: str, data: str | None = None) -> Path:
     if found != sha256:
         raise DataError(f"{path}: expected sha256 {sha256}, got {found}: the file is truncated or another one")
     return path
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state so that a reader finds the old file or the new one, never a part."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote. Raises ValueError where the file is not whole."""
+    held = memoryview(path.read_bytes())
+    if hashlib.sha256(held[32:]).digest() != held[:32]:
+        raise ValueError(f"{path}: expected a whole file, its checksum is wrong")
+    return torch.load(io.BytesIO(held[32:]), map_location="cpu", weights_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lps.data.batch import Particles
-from lps.data.files import DataError
+from lps.data.files import alone, read, write
 
 SPLITS = {"train": 3000, "valid": 2000, "test": 2000}  # as published
 STEP = 0.001
@@ -71,7 +71,10 @@ def energy(positions: np.ndarray, velocities: np.ndarray, charges: np.ndarray) -
 
 
 def trajectories(count: int, seed: int, n: int = 5, chunk: int = 500) -> tuple[Particles, Tensor]:
-    """Systems at frame 30, and their positions (count, n, 3) at frame 40."""
+    """Systems at frame 30, and their positions (count, n, 3) at frame 40.
+
+    Frame i is step 100 i; in the published simulator, whose frame 0 is step 100, it is 100 steps later.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for size in [chunk] * (count // chunk) + [count % chunk] * (count % chunk > 0):  # a chunk's arrays stay in cache
@@ -87,15 +90,17 @@ def nbody(split: str, seed: int = 0, count: int | None = None) -> tuple[Particle
     count = SPLITS[split] if count is None else count
     cache = Path(os.environ.get("LPS_CACHE", Path.home() / ".cache" / "lps"))
     path = cache / f"nbody-{split}-{count}-{seed}.pt"
-    if path.exists():
-        try:
-            parts, target = torch.load(path, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
-            raise DataError(f"{path}: expected a whole file; without it the systems are simulated anew") from None
-        return Particles(*parts, torch.arange(count)), target
-    particles, target = trajectories(count, seed=[seed, list(SPLITS).index(split)])
     cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    torch.save(([particles.positions, particles.velocities, particles.charges], target), part)
-    os.replace(part, path)
+    with alone(cache):  # torchrun's processes simulate once
+        if path.exists():
+            try:
+                held = read(path)
+                if held.get("name") != path.name:
+                    raise ValueError(f"{path}: expected systems of this name")
+                return Particles(*held["particles"], torch.arange(count)), held["target"]
+            except ValueError as error:
+                warnings.warn(f"{error}; the systems are simulated anew", stacklevel=2)
+        particles, target = trajectories(count, seed=[seed, list(SPLITS).index(split)])
+        parts = [particles.positions, particles.velocities, particles.charges]
+        write(path, {"name": path.name, "particles": parts, "target": target})
     return particles, target

@@ -11,7 +11,8 @@ from torch import Tensor
 from lps.data.batch import Graphs
 from lps.data.files import DataError
 
-IGNORED = -100  # a target at padding, and of pairs without a label: what losses ignore
+IGNORED = -100  # a target at padding: what losses ignore
+UNLABELLED = -1  # the target of a pair of nodes without a label, which losses ignore too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,11 @@ class RaggedGraphs:
     def batch(self, numbers: Tensor | Sequence[int]) -> tuple[Graphs, Tensor]:
         """Some of the graphs, padded, and their targets: (b, ...), (b, n) or (b, n, n) by level.
 
+        numbers: those of the graphs, negative ones from the end, or a mask (graphs,).
         With attributes, channel 0 of the adjacency says where an edge is and the others hold the attributes.
         """
-        numbers = torch.as_tensor(numbers, dtype=torch.int64)
+        numbers = torch.as_tensor(numbers)
+        numbers = torch.arange(len(self))[numbers if numbers.dtype == torch.bool else numbers.long()]
         owner, node = _rows(self.node_ptr, numbers)
         place = node - self.node_ptr[numbers][owner]
         b = numbers.numel()
@@ -97,7 +100,8 @@ class RaggedGraphs:
             target[owner, place] = self.target[node].long()
             return target
         which, row = _rows(self.pair_ptr, numbers)
-        target = torch.full((numbers.numel(), self.n, self.n), float(IGNORED))
+        real = torch.arange(self.n) < self.node_ptr.diff()[numbers][:, None]
+        target = torch.where(real[:, :, None] & real[:, None], float(UNLABELLED), float(IGNORED))
         target[which, self.pair_index[0, row], self.pair_index[1, row]] = self.target[row].float()
         return target
 

@@ -64,9 +64,10 @@ def peptides_like(count: int, outputs: int, seed: int = 0, n: int = 444) -> Ragg
 
 
 def contact_like(count: int, seed: int = 0, n: int = 53) -> RaggedGraphs:
-    """Molecule-like trees of 8 to n nodes, with every pair's target for two in three: 1 where it is four bonds apart.
+    """Molecule-like trees of 8 to n nodes, whose contacts are the pairs four bonds apart.
 
-    In PCQM-Contact a contact is a pair that is near in space and far, beyond five bonds, in the graph.
+    Labelled as in PCQM-Contact are contacts, 1, and other pairs, 0, two for a contact on average. There a contact is a
+    pair that is near in space and far, beyond five bonds, in the graph.
     """
     g = torch.Generator().manual_seed(seed)
     edges, xs, attributes, pairs, labels = [], [], [], [], []
@@ -78,7 +79,8 @@ def contact_like(count: int, seed: int = 0, n: int = 53) -> RaggedGraphs:
         reach = torch.eye(m) + adjacency
         three = torch.matrix_power(reach, 3) > 0
         apart = (torch.matrix_power(reach, 4) > 0) & ~three
-        chosen = (torch.rand(m, m, generator=g) < 2 / 3).triu(1).nonzero().T
+        share = 2 * apart.sum() / (~apart).sum()
+        chosen = (apart | (torch.rand(m, m, generator=g) < share)).triu(1).nonzero().T
         pairs.append(chosen)
         labels.append(apart[chosen[0], chosen[1]])
         xs.append(torch.stack([torch.randint(0, c, (m,), generator=g) for c in CONTACT_NODES], -1))

@@ -31,8 +31,8 @@ SETTINGS: dict[str, Any] = {
     "data": "",
     "stand_in": 0,  # training graphs of a stand-in of the same shapes, a quarter of them each to validate and to test
     "backbone": "vit",
-    "encoder": "vit_base_patch16_224.augreg_in21k",  # timm's
-    "pretrained": False,
+    "encoder": "vit_base_patch16_224.augreg_in21k",  # timm's; for backbone=bert a name or a folder of transformers
+    "pretrained": False,  # weights by the encoder's name; those in its folder are taken unless false is given
     "weights": "",  # a file of pretrained weights, instead of timm's hub
     "patch_dropout": 0.0,
     "pad": "zero",  # of the patch projection: zero, reflect, replicate, circular

@@ -1,10 +1,8 @@
-"""Checkpoints that are whole or refused: written beside their name, moved there at once, read by their checksum."""
+"""Checkpoints that are whole or refused, and the random numbers that a run goes on with."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
+import contextlib
 import random
 import warnings
 from pathlib import Path
@@ -13,28 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from lps.data.files import alone, read, write
+
+BEST = "best.pt"
 KEPT = 2  # the last one, and the one before in case the last is damaged
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
-    """Write a state so that a reader finds the old file or the new one, never a part."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(hashlib.sha256(buffer.getbuffer()).digest())
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote. Raises ValueError where the file is not whole."""
-    held = memoryview(path.read_bytes())
-    if hashlib.sha256(held[32:]).digest() != held[:32]:
-        raise ValueError(f"{path}: expected a whole checkpoint, its checksum is wrong")
-    return torch.load(io.BytesIO(held[32:]), map_location="cpu", weights_only=True)
+def claim(folder: Path | None, rank: int = 0) -> contextlib.AbstractContextManager:
+    """A run's folder, made if need be; a second run is refused there. The first of torchrun's processes holds it."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    return alone(folder, wait=False) if folder and rank == 0 else contextlib.nullcontext()
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -51,6 +38,15 @@ def latest(folder: Path) -> dict[str, Any] | None:
             return read(path)
         except ValueError as error:
             warnings.warn(f"{error}; using the one before", stacklevel=2)
+    return None
+
+
+def best(folder: Path) -> dict[str, Any] | None:
+    """The weights of the best epoch. Where they are damaged or missing that is reported, and None."""
+    try:
+        return read(folder / BEST)["model"]
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; the best epoch so far is lost and no longer counts", stacklevel=2)
     return None
 
 

@@ -28,8 +28,10 @@ def draw(results: list[dict[str, Any]], score: str, picture: str) -> None:
     """Validation scores by epoch, one line a result and a colour a model, and beside them the training loss."""
     import matplotlib.pyplot as plt
 
+    if not all(isinstance(result, dict) and "config" in result for result in results):
+        raise ValueError("FILE: expected lines of results, with a config each")
     rows = [row for result in results for row in result.get("history", [])]
-    if not any(f"valid_{score}" in row for row in rows):
+    if all(row.get(f"valid_{score}") is None for row in rows):
         raise ValueError(f"SCORE: expected one that a line of results has a learning curve of, got {score!r}")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4))
     drawn: dict[str, str] = {}  # label -> colour: runs that differ in their seed look alike
@@ -38,7 +40,7 @@ def draw(results: list[dict[str, Any]], score: str, picture: str) -> None:
         label = ", ".join(str(config[k]) for k in ("backbone", "group") if k in config)
         again, colour = label in drawn, drawn.setdefault(label, f"C{len(drawn)}")
         for axis, key in zip(axes, (f"valid_{score}", "train_loss")):
-            points = [(row["epoch"] + 1, row[key]) for row in rows if key in row]
+            points = [(row["epoch"] + 1, row[key]) for row in rows if row.get(key) is not None]
             if points:
                 axis.plot(*zip(*points), marker=".", color=colour, label="_" + label if again else label)
     for axis, title in zip(axes, (f"validation {score}", "training loss")):

@@ -47,7 +47,7 @@ BACKBONES = {
 
 
 def splits(config: dict[str, Any]) -> dict[str, task.Split]:
-    """The published splits, or thirds of a stand-in."""
+    """The published splits, or half, a quarter and a quarter of a stand-in."""
     if config["stand_in"]:
         graphs = data.exp_like(config["stand_in"])
         if graphs.n != SIZES["n"]:

@@ -25,9 +25,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """prediction (b, n, n, 1), target (b, n, n): cross entropy of the pairs that have a label."""
-    labelled = target != data.IGNORED
-    return F.binary_cross_entropy_with_logits(prediction[..., 0][labelled], target[labelled])
+    """prediction (b, n, n, 1), target (b, n, n): cross entropy of the pairs that have a label, 0 where none has."""
+    labelled = target >= 0
+    total = F.binary_cross_entropy_with_logits(prediction[..., 0][labelled], target[labelled], reduction="sum")
+    return total / labelled.sum().clamp(min=1)
 
 
 def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
@@ -38,7 +39,7 @@ def score(prediction: Tensor, target: Tensor) -> dict[str, float]:
     ranks = []
     for y, t in zip(prediction[..., 0], target):
         contact = t == 1
-        m = int((t != data.IGNORED).any(0).logical_or((t != data.IGNORED).any(1)).nonzero().max()) + 1
+        m = int((t.diagonal() != data.IGNORED).sum())
         others = ~(contact[:m, :m] | torch.eye(m, dtype=torch.bool))
         of, to = contact.nonzero(as_tuple=True)
         better = ((y[of, :m] >= y[of, to][:, None]) & others[of]).sum(1)

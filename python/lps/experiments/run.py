@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import lps_kernels
+from lps.experiments.build import settle
 from lps.experiments.config import ConfigError, pairs, parse
+from lps.experiments.lines import line
 
 NAMES = (
     "automorphism",
@@ -45,12 +47,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         if file:
             open(file, "a").close()  # one that can't be written is told before the run, not after it
         result = run(name, [f"{key}={value}" for key, value in given.items()])
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # wrong settings, missing data, shapes that do not fit, no such folder
-        line = " ".join(str(error).split())
-        print(f"lps {name}: {line}", file=sys.stderr)
+    except (ValueError, OSError) as error:  # wrong settings, missing data, shapes that do not fit, no such folder
+        print(f"lps {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lps {name}: stopped; the same command with the same out= goes on", file=sys.stderr)
@@ -58,15 +56,17 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         if file:
             with open(file, "a") as lines:
-                lines.write(json.dumps(result) + "\n")
-        print(json.dumps({k: v for k, v in result.items() if k != "history"}))
+                lines.write(line(result) + "\n")
+        print(line({k: v for k, v in result.items() if k != "history"}))
     return 0
 
 
 def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The result of an experiment, with what it takes to repeat it: command, settings, versions, wall time."""
     module = find(name)
-    config = parse(arguments, module.PRESETS)
+    config = settle(parse(arguments, module.PRESETS), pairs(arguments))
+    if config.get("plot"):
+        check_picture(config["plot"])
     start = time.perf_counter()
     result = module.run(config)
     return {
@@ -76,6 +76,16 @@ def run(name: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
         "wall_seconds": round(time.perf_counter() - start, 1),
         "versions": versions(),
     }
+
+
+def check_picture(file: str) -> None:
+    """Raise before a run, not after it, where a picture can't be written."""
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if Path(file).suffix[1:].lower() not in kinds:
+        raise ConfigError(f"plot: expected a file that ends in one of {', '.join(kinds)}, got {file!r}")
+    open(file, "a").close()
 
 
 def versions() -> dict[str, str]:

@@ -35,8 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def run(config: dict[str, Any]) -> dict[str, Any]:
     """Errors of estimates, by k, of each model and distribution."""
     seed_all(config["seed"])
-    learned, settings = load(config, "learned")
-    uniform, _ = load(config, "uniform")
+    learned, settings = load(config, "learned", "prob")
+    uniform, _ = load(config, "uniform", "uniform")
     symmetry = settings["symmetry"]
     cases = {
         "PS: trained and estimated with p(g|x)": (learned, learned.distribution),
@@ -55,15 +55,17 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     return {"systems": len(batch), "curves": curves}
 
 
-def load(config: dict[str, Any], kind: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The best model of a run, and its settings."""
+def load(config: dict[str, Any], kind: str, group: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The best model of a run with that group, and its settings."""
     folder = Path(config[kind])
     state = checkpoint.latest(folder) if config[kind] else None
-    if state is None:
-        raise ConfigError(f"{kind}: expected the folder of a trained n-body run, got {config[kind]!r}")
-    model = build(state["config"], **nbody.SIZES)
-    model.load_state_dict(checkpoint.read(folder / "best.pt")["model"])
-    return model.eval(), state["config"]
+    known = state["config"] if state else {}
+    if "symmetry" not in known or known["group"] != group:
+        wanted = f"the folder of a trained n-body run with group={group}"
+        raise ConfigError(f"{kind}: expected {wanted}, got {config[kind]!r}")
+    model = build(known, **nbody.SIZES)
+    model.load_state_dict(checkpoint.read(folder / checkpoint.BEST)["model"])
+    return model.eval(), known
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,11 @@ class Task:
     score: Callable[[Tensor, Tensor], dict[str, float]]
     monitor: str = "loss"
     maximize: bool = False
+
+    def measure(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
+        """The loss and the scores, all NaN where a prediction is: ranks and comparisons would hide it."""
+        found = {"loss": self.loss(prediction, target).item(), **self.score(prediction, target)}
+        return dict.fromkeys(found, math.nan) if prediction.isnan().any() else found
 
 
 def split(batch: Callable[[Tensor], tuple[Any, Tensor]], count: int) -> tuple[Split, Split, Split]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lps.experiments import checkpoint
+from lps.experiments.lines import line
 from lps.experiments.processes import gather, pick_device, seed_all, share_buffers
 from lps.experiments.task import Split, Task
 
@@ -58,9 +58,12 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end and test the best epoch; the result is also a line of results.jsonl in the folder."""
+        with checkpoint.claim(self.folder, self.rank):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         seed_all(self.config["seed"] + self.rank)
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._resume()
         writer, console = None, Console(stderr=True)  # stdout is the result's
         if self.folder and self.rank == 0:
@@ -133,7 +136,7 @@ class Trainer:
                 out = self.model(batch.to(self.device), k=samples or self.config["eval_samples"])
             pairs.append((out.prediction.float().cpu(), target))
         prediction, target = (torch.cat(side) for side in zip(*[pair for part in gather(pairs) for pair in part]))
-        return {"loss": self.task.loss(prediction, target).item(), **self.task.score(prediction, target)}
+        return self.task.measure(prediction, target)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config["precision"] == "bf16")
@@ -145,7 +148,7 @@ class Trainer:
         if better:
             self.best, self.weights = value, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
             if self.folder and self.rank == 0:
-                checkpoint.write(self.folder / "best.pt", {"epoch": self.epoch, "model": self.weights})
+                checkpoint.write(self.folder / checkpoint.BEST, {"epoch": self.epoch, "model": self.weights})
 
     def _is_over(self, step: int, waited: int) -> bool:
         return step >= self.last or 0 < self.config["patience"] <= waited
@@ -180,7 +183,8 @@ class Trainer:
         for name in PROGRESS:
             setattr(self, name, state[name])
         if self.best is not None:
-            self.weights = checkpoint.read(self.folder / "best.pt")["model"]
+            self.weights = checkpoint.best(self.folder)
+            self.best = self.best if self.weights else None
 
     def _finish(self) -> dict[str, Any]:
         if self.weights:
@@ -190,5 +194,5 @@ class Trainer:
         result |= {"seconds": round(self.seconds, 1), "config": self.config, "history": self.history}
         if self.folder and self.rank == 0:
             with (self.folder / "results.jsonl").open("a") as file:
-                file.write(json.dumps(result) + "\n")
+                file.write(line(result) + "\n")
         return result

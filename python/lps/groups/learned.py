@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -129,13 +131,13 @@ class Canonical(Distribution):
     Nodes that it cannot tell apart are ordered at random.
 
     Arguments:
-        distribution: whose noise is switched off.
+        distribution: whose network is used; its own noise stays on.
     """
 
     def __init__(self, distribution: GraphDistribution | ParticleDistribution) -> None:
         super().__init__()
-        self.distribution = distribution
-        distribution.noise_scale = 0.0
+        self.distribution = copy.copy(distribution)  # with the same network
+        self.distribution.noise_scale = 0.0
 
     def forward(self, x: Graphs | Particles, k: int) -> Sample:
         return self.distribution(x, 1)

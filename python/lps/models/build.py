@@ -45,12 +45,13 @@ def build(config: Mapping[str, Any]) -> SymmetrizedModel:
     unknown = sorted(set(config) - known())
     if unknown:
         raise ValueError(f"{unknown[0]}: unknown setting, known are {', '.join(sorted(known()))}")
-    name = ALIASES.get(config.get("backbone", "mlp"), config.get("backbone", "mlp"))
-    if name not in {**BACKBONES, **ENCODERS}:
-        raise ValueError(f"backbone: expected one of {', '.join([*BACKBONES, *ENCODERS, *ALIASES])}, got {name!r}")
+    name = plain_name(config.get("backbone", "mlp"))
     data = "particles" if name in ("transformer", "gnn") else "graphs"
     if data == "particles":
         config = {**PARTICLES, **config}
+        orders = config.get("order_in", (1, 2)), config["order_out"]
+        if config.get("data") == "graphs" and orders not in (((1, 2), 1), ([1, 2], 1)):
+            raise ValueError(f"backbone: {name} takes graphs with order_in, order_out (1, 2), 1 only, got {orders}")
     if name in ENCODERS:
         config = {**config, "order_in": config.get("order_in", 2)}
         config["encoder"] = accepted(ENCODERS[name], config)
@@ -63,7 +64,28 @@ def build(config: Mapping[str, Any]) -> SymmetrizedModel:
     return accepted(model, {**config, "distribution": distribution, "backbone": backbone})
 
 
+def plain_name(backbone: str) -> str:
+    """The name of a base model that has several."""
+    name = ALIASES.get(backbone, backbone)
+    if name not in {**BACKBONES, **ENCODERS}:
+        raise ValueError(f"backbone: expected one of {', '.join([*BACKBONES, *ENCODERS, *ALIASES])}, got {name!r}")
+    return name
+
+
 def known() -> set[str]:
     """Settings that something has a use for."""
-    makers = [*BACKBONES.values(), *ENCODERS.values(), TokenModel, SymmetrizedModel, GraphDistribution]
-    return {"group", "data"}.union(*map(parameters, makers), parameters(ParticleDistribution)) - {"distribution"}
+    makers = (SymmetrizedModel, GraphDistribution, ParticleDistribution)
+    of_backbones = map(settings_of, (*BACKBONES, *ENCODERS))
+    return {"group", "data"}.union(*map(parameters, makers), *of_backbones) - {"distribution"}
+
+
+def settings_of(backbone: str) -> set[str]:
+    """Settings that a base model has a use for."""
+    name = plain_name(backbone)
+    return parameters(ENCODERS[name]) | parameters(TokenModel) if name in ENCODERS else parameters(BACKBONES[name])
+
+
+def idle(backbone: str) -> set[str]:
+    """Settings of other base models that this one has no use for."""
+    of_all = set().union(*map(settings_of, (*BACKBONES, *ENCODERS)))
+    return of_all - settings_of(backbone) - parameters(SymmetrizedModel)

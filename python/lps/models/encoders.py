@@ -12,13 +12,37 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def loading(encoder: str | Path) -> Iterator[None]:
-    """What timm and transformers raise for unknown names, hubs out of reach and other weights, as one kind of error."""
+def loading(encoder: str | Path, fault: str = "could not be loaded") -> Iterator[None]:
+    """Whatever timm and transformers raise for unknown names, hubs out of reach, other weights, as one ValueError."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"encoder: {str(encoder)!r} could not be loaded: {reason}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"encoder: {str(encoder)!r} {fault}: {reason}") from error
+
+
+@torch.no_grad()
+def try_out(encoder: nn.Module) -> None:
+    """Raise where the encoder does not take as many tokens as it says, or returns others than it says."""
+    modes = {module: module.training for module in encoder.modules()}
+    zeros = next(encoder.parameters()).new_zeros(1, encoder.tokens, encoder.width_in)
+    tokens, pooled = encoder.eval()(zeros)
+    for module, mode in modes.items():
+        module.training = mode
+    wanted, got = ((1, encoder.tokens, encoder.width), (1, encoder.width)), (tuple(tokens.shape), tuple(pooled.shape))
+    if got != wanted:
+        raise ValueError(f"expected tokens and a pooled one of shapes {wanted}, got {got}")
+
+
+class Given(nn.Module):
+    """In the place of timm's patch embedding: tokens as they come, or in a grid for models of images of any size."""
+
+    def __init__(self, embedding: nn.Module, spread: bool) -> None:
+        super().__init__()
+        self.grid_size, self.spread = embedding.grid_size, spread
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(1, self.grid_size) if self.spread else tokens
 
 
 class VisionEncoder(nn.Module):
@@ -52,7 +76,8 @@ class VisionEncoder(nn.Module):
             options["pretrained_cfg_overlay"] = {"file": str(weights)}
         with loading(encoder):
             model = timm.create_model(encoder, **options)
-        if not all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens")):
+        parts = ("patch_embed", "blocks", "num_prefix_tokens")
+        if not all(hasattr(model, name) for name in parts) or not hasattr(model.patch_embed, "grid_size"):
             raise ValueError(f"encoder: expected a ViT or a BEiT, got {encoder!r}")
         model.reset_classifier(0)  # only now: timm would take weights of any model for one without a classifier
         self.tokens, self.width = model.patch_embed.num_patches, model.num_features
@@ -60,12 +85,14 @@ class VisionEncoder(nn.Module):
         self.keeps_tokens = patch_dropout == 0
         self.relative = hasattr(model, "rel_pos_bias")
         self.patch_dropout = patch_dropout
-        model.patch_embed = nn.Identity()
+        model.patch_embed = Given(model.patch_embed, getattr(model, "dynamic_img_size", False))
         if patch_dropout and not self.relative:
             if not isinstance(getattr(model, "patch_drop", None), nn.Identity):  # where it would do nothing, or break
                 raise ValueError(f"patch_dropout: expected 0 for an encoder without a place for it, {encoder!r}")
             model.patch_drop = timm.layers.PatchDropout(patch_dropout, model.num_prefix_tokens)
         self.model = model
+        with loading(encoder, "is no ViT or BEiT of timm's kind"):
+            try_out(self)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(m, tokens, width) -> all tokens after the encoder, and the pooled one (m, width)."""
@@ -92,6 +119,8 @@ class VisionEncoder(nn.Module):
 class LanguageEncoder(nn.Module):
     """Any encoder of transformers that takes inputs_embeds, without its word embedding.
 
+    A causal decoder, such as GPT-2, is taken as it is: there a token sees those before it only.
+
     Arguments:
         encoder: a name or a local folder, for transformers.AutoModel.
         pretrained: with its weights; else only its configuration is used.
@@ -106,7 +135,7 @@ class LanguageEncoder(nn.Module):
 
         with loading(encoder):
             if pretrained:
-                model = AutoModel.from_pretrained(encoder)
+                model = AutoModel.from_pretrained(encoder).float()
             else:
                 model = AutoModel.from_config(AutoConfig.from_pretrained(encoder))
         config = model.config
@@ -121,9 +150,11 @@ class LanguageEncoder(nn.Module):
         self.tokens = math.isqrt(longest) ** 2 if tokens is None else tokens
         if longest is not None and self.tokens > longest:
             raise ValueError(f"tokens: expected at most {longest} for this encoder, got {tokens}")
-        self.width_in, self.width = model.get_input_embeddings().weight.shape[1], config.hidden_size
-        model.set_input_embeddings(nn.Identity())
         self.model = model
+        with loading(encoder, "is no encoder that takes embeddings of tokens"):
+            self.width_in, self.width = model.get_input_embeddings().weight.shape[1], config.hidden_size
+            model.set_input_embeddings(nn.Identity())
+            try_out(self)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(m, tokens, width_in) -> (m, tokens, width) and the pooled one, or their mean where it pools none."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lps.data.batch import Graphs
 from lps.groups.given import edge_mask
-from lps.models.mlp import ACTIVATIONS, dense
+from lps.models.mlp import ACTIVATIONS, dense, widths
 
 
 class GINID(nn.Module):
@@ -52,8 +52,8 @@ class GINID(nn.Module):
         self.bias = nn.Parameter(first.bias.detach().clone())
         self.eps = nn.Parameter(torch.rand(layers))
         self.rounds = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
+        self.head = dense((hidden, *widths("head", head), out_channels), activation, last_activation)
         self.activation = ACTIVATIONS[activation]()
-        self.head = dense((hidden, *head, out_channels), activation, last_activation)
 
     def forward(self, graphs: Graphs, identified: Tensor) -> Tensor:
         """identified (b, k, n, hidden), rows of the first weight -> (b, k, c) or, for order_out 1, (b, n, k, c)."""

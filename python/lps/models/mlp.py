@@ -25,6 +25,13 @@ def dense(sizes: Sequence[int], activation: str = "relu", last: bool = False) ->
     return nn.Sequential(*layers if last else layers[:-1])
 
 
+def widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Those of several layers."""
+    if isinstance(sizes, int):
+        raise ValueError(f"{name}: expected the widths of layers, such as ({sizes},), got {sizes}")
+    return tuple(sizes)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron of all features of all nodes and edges: no symmetry of its own.
 
@@ -54,7 +61,7 @@ class MLP(nn.Module):
         super().__init__()
         flat = sum(n**order * channels for order, channels in inputs_of(order_in, node_channels, edge_channels))
         self.shape = (*[n] * axes_of(order_out), out_channels)
-        self.layers = dense((flat, *hidden, math.prod(self.shape)), activation, last_activation)
+        self.layers = dense((flat, *widths("hidden", hidden), math.prod(self.shape)), activation, last_activation)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(m, n, c) and (m, n, n, c) in the order of order_in -> (m, ...)."""

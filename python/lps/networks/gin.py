@@ -77,9 +77,11 @@ def _along_edges(adjacency: Tensor, real: Tensor) -> Aggregate:
     """The same sums, edge by edge."""
     b, n, _ = adjacency.shape
     graph, to, of = adjacency.nonzero(as_tuple=True)
-    place = torch.empty(b * n, dtype=torch.int64, device=real.device)
+    place = torch.full((b * n,), -1, device=real.device)
     place[real] = torch.arange(len(real), device=real.device)
-    to, of, weight = place[graph * n + to], place[graph * n + of], adjacency[graph, to, of]
+    edges = (place[graph * n + to], place[graph * n + of], adjacency[graph, to, of])
+    inside = (edges[0] >= 0) & (edges[1] >= 0)  # not at padding
+    to, of, weight = (part[inside] for part in edges)
 
     def aggregate(h: Tensor) -> Tensor:
         return torch.zeros_like(h).index_add(0, to, h[of] * weight.to(h.dtype)[:, None, None])
