@@ -93,8 +93,8 @@ def backend(name: str | None) -> Iterator[None]:
             _pass_on(_traced_backend)
 
 
-# Autograd runs a device's backward in a thread of its own, which has no ContextVar but PyTorch's own state of the thread
-# that called it; an object may be put there.
+# Autograd runs a device's backward in a thread of its own, which has no ContextVar but PyTorch's own state of the
+# thread that called it; an object may be put there.
 _PASSED_ON = "lps_kernels_backend"
 
 

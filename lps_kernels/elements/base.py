@@ -90,8 +90,9 @@ class GroupElement:
 
     @property
     def _any(self) -> Tensor:
-        """One of the tensors, whose device is that of all."""
-        return next(x for x in pytree.tree_leaves(self) if isinstance(x, Tensor))
+        """The first of the tensors, whose device is that of all."""
+        first = getattr(self, f"_{self._fields[0]}")
+        return first if isinstance(first, Tensor) else first._any
 
     @property
     def batch_size(self) -> int:
